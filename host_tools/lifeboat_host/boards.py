@@ -1,0 +1,77 @@
+"""Where the source tree and its cache are, and the numbers of a board."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lifeboat_host.errors import LifeboatError
+
+DEFAULT_BOARD = "qemu_virt"
+
+
+def root() -> Path:
+    """The project's source tree: LIFEBOAT_ROOT, or the tree this file stands in."""
+    tree = Path(os.environ.get("LIFEBOAT_ROOT", Path(__file__).resolve().parents[2]))
+    if not (tree / "boards").is_dir():
+        raise LifeboatError(
+            "no-tree",
+            f"{tree}: no boards/ folder, so this is not lifeboat's source tree",
+            "set LIFEBOAT_ROOT to a checkout; the image and region commands work without one",
+        )
+    return tree
+
+
+def cache() -> Path:
+    """Folder of everything that is fetched or built: LIFEBOAT_CACHE, or <tree>/.lifeboat."""
+    return Path(os.environ.get("LIFEBOAT_CACHE") or root() / ".lifeboat")
+
+
+@dataclass(frozen=True)
+class BoardSpec:
+    """A board as its board.json describes it; sizes in bytes."""
+
+    id: str
+    name: str
+    product: str
+    flash_size: int
+    block_size: int
+    qemu: str
+    machine: tuple[str, ...]
+
+    @property
+    def firmware(self) -> Path:
+        """The boot stage that the launcher built."""
+        path = cache() / "boards" / self.id / "firmware.bin"
+        if not path.is_file():
+            raise LifeboatError(
+                "no-firmware",
+                f"{path}: the board's firmware is not built",
+                "run ./lifeboat setup in the source tree",
+            )
+        return path
+
+
+def load(board: str = DEFAULT_BOARD) -> BoardSpec:
+    """The board of that id, from boards/<id>/board.json."""
+    path = root() / "boards" / board / "board.json"
+    try:
+        data = json.loads(path.read_text())
+        return BoardSpec(
+            id=data["id"],
+            name=data["name"],
+            product=data["product"],
+            flash_size=int(data["flash_size"]),
+            block_size=int(data["block_size"]),
+            qemu=data["qemu"],
+            machine=tuple(data["machine"]),
+        )
+    except FileNotFoundError:
+        known = sorted(p.parent.name for p in (root() / "boards").glob("*/board.json"))
+        raise LifeboatError(
+            "no-board", f"no board {board!r}", f"boards: {', '.join(known) or 'none'}"
+        ) from None
+    except (ValueError, KeyError) as error:
+        raise LifeboatError("board-json", f"{path}: {error!r}", "mend the file") from None

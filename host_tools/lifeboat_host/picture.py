@@ -1,0 +1,91 @@
+"""The code flash as a picture: one character per block."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from enum import Enum
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lifeboat_host.formats import Manifest
+
+_PER_LINE = 32
+
+
+class Cell(Enum):
+    """What a block is: (name, character, plain character, style)."""
+
+    OK = ("ok", "■", "#", "green")
+    DAMAGED = ("damaged", "✗", "X", "bold red")
+    REPAIRED = ("repaired", "◆", "R", "bold cyan")
+    MANIFEST = ("manifest", "▣", "M", "blue")
+    FREE = ("not used", "·", ".", "dim")
+
+    @property
+    def label(self) -> str:
+        return self.value[0]
+
+    def text(self, plain: bool) -> Text:
+        _, character, ascii_character, style = self.value
+        return Text(ascii_character) if plain else Text(character, style=style)
+
+
+def plain(console: Console) -> bool:
+    """Whether to draw with ASCII characters only."""
+    return "NO_COLOR" in os.environ or not console.encoding.lower().startswith("utf")
+
+
+def cells(
+    manifest: Manifest,
+    flash_size: int,
+    damaged: Iterable[int] = (),
+    repaired: Iterable[int] = (),
+) -> list[Cell]:
+    """One cell per block of the flash; block numbers as in the report line."""
+    total = flash_size // manifest.block_size
+    result = [Cell.OK] * manifest.block_count
+    result += [Cell.FREE] * (total - 1 - manifest.block_count) + [Cell.MANIFEST]
+    for block in repaired:
+        result[block] = Cell.REPAIRED
+    for block in damaged:
+        result[block] = Cell.DAMAGED
+    return result
+
+
+def flash_map(picture: Sequence[Cell], block_size: int, ascii_only: bool) -> Text:
+    """Lines of blocks, each with the offset of its first block."""
+    text = Text()
+    for first in range(0, len(picture), _PER_LINE):
+        text.append(f"{first * block_size:#010x} ", style="" if ascii_only else "dim")
+        for cell in picture[first : first + _PER_LINE]:
+            text.append_text(cell.text(ascii_only))
+        text.append("\n")
+    text.rstrip()
+    return text
+
+
+def legend(pictures: Iterable[Cell], ascii_only: bool) -> Text:
+    """The meaning of each kind of cell that occurs."""
+    occurring = set(pictures)
+    parts = [
+        Text.assemble(cell.text(ascii_only), f" {cell.label}")
+        for cell in Cell
+        if cell in occurring
+    ]
+    return Text("   ").join(parts)
+
+
+def before_after(
+    before: Sequence[Cell], after: Sequence[Cell], block_size: int, ascii_only: bool
+) -> RenderableType:
+    """Two maps beside each other."""
+    table = Table.grid(padding=(0, 4))
+    table.add_row("before", "after")
+    table.add_row(
+        flash_map(before, block_size, ascii_only), flash_map(after, block_size, ascii_only)
+    )
+    table.add_row(legend([*before, *after], ascii_only))
+    return table
