@@ -1,0 +1,74 @@
+"""Parts of MicroPython block devices, and the guard that keeps lifeboat's writes inside them.
+
+Protocol: os.AbstractBlockDev of MicroPython's documentation, simple and extended form.
+"""
+
+from errno import EINVAL, EPERM
+
+from micropython import const
+
+INIT = const(1)
+SYNC = const(3)
+COUNT = const(4)
+SIZE = const(5)
+ERASE = const(6)
+
+
+def geometry(dev):
+    """Return (number of blocks, bytes per block); raises OSError(EINVAL) on nonsense."""
+    count, size = dev.ioctl(COUNT, 0), dev.ioctl(SIZE, 0)
+    if not count or not size or count < 0 or size < 0:
+        raise OSError(EINVAL)
+    return count, size
+
+
+class Window:
+    """The blocks [first, first + count) of a device, as a device of its own.
+
+    Invariant I3 stands here: lifeboat holds windows only, and a window refuses, with
+    OSError(EPERM) and before the device is touched, every access that leaves it.
+    writes counts write calls, erases counts erased blocks.
+    """
+
+    def __init__(self, dev, first, count):
+        total, self.size = geometry(dev)
+        if first < 0 or count < 1 or first + count > total:
+            raise OSError(EINVAL)
+        self._dev = dev
+        self._first = first
+        self.count = count
+        self.writes = 0
+        self.erases = 0
+
+    def _check(self, block, offset, length):
+        if block < 0 or offset < 0 or block * self.size + offset + length > self.count * self.size:
+            raise OSError(EPERM)
+        return self._first + block
+
+    def readblocks(self, block, buf, offset=None):
+        block = self._check(block, offset or 0, len(buf))
+        if offset is None:
+            return self._dev.readblocks(block, buf)
+        return self._dev.readblocks(block, buf, offset)
+
+    def writeblocks(self, block, buf, offset=None):
+        block = self._check(block, offset or 0, len(buf))
+        self.writes += 1
+        if offset is None:
+            return self._dev.writeblocks(block, buf)
+        return self._dev.writeblocks(block, buf, offset)
+
+    def ioctl(self, op, arg):
+        if op == COUNT:
+            return self.count
+        if op == ERASE:
+            arg = self._check(arg, 0, self.size)
+            self.erases += 1
+        return self._dev.ioctl(op, arg)
+
+    def view(self):
+        """Return a memoryview of the window, or None when the device is not memory mapped."""
+        view = getattr(self._dev, "view", None)
+        if view is None:
+            return None
+        return view()[self._first * self.size : (self._first + self.count) * self.size]

@@ -1,0 +1,261 @@
+"""The flow at power-on: S1 inspect, S2 check, S3 create, S4 recover; one verdict.
+
+A board is a module or object with
+
+    PRODUCT       text, as in the images made for it
+    BLOCK_SIZE    bytes; format.md section 1
+    UNSIGNED      True: code runs that nobody signed
+    REGION_LBAS   LBAs where regions may start that neither a GPT nor the disk's end tells
+    start()       begin what takes time, such as the disks' spin-up; does not wait
+    flash()       the code flash, a block device
+    disks()       the disks, block devices with a name, not yet initialised
+    retained()    a bytearray that survives a soft reset, or None
+"""
+
+from time import ticks_diff, ticks_ms
+
+from .checking import check, choose_home, disk_error, survey
+from .codeflash import CodeFlash
+from .creating import create, generation_for, mend
+from .errors import LifeboatError
+from .inspecting import Inspection, inspect
+from .manifest import ROMFS
+from .recovery import act, assess
+from .region import UNIT
+from .report import RESCUE, RUN, RUN_DEGRADED, Report, runs
+
+_last = None
+
+
+def report():
+    """Return the Report of the last power-on, or None."""
+    return _last
+
+
+def start(board):
+    """Return the verdict's Report: the stored one after a soft reset, else from power_on().
+
+    A soft reset restarts the interpreter only, so the code in flash is as it was found; not
+    inspecting again keeps tools that soft-reset the board on every connect from waiting.
+    """
+    global _last
+    import machine
+
+    area = board.retained()
+    if area and machine.reset_cause() == machine.SOFT_RESET:
+        _last = Report.kept(area)
+        if _last:
+            print(_last.line())
+            return _last
+    return power_on(board)
+
+
+def power_on(board):
+    """Inspect, recover, back up; print and return the Report. Never raises."""
+    global _last
+    _last = result = Report()
+    began = ticks_ms()
+    try:
+        _Session(board, result).run()
+    except Exception as error:  # noqa: BLE001 - whatever happens here, there is a verdict
+        result.data["verdict"] = RESCUE
+        result.reason("internal", "", repr(error))
+    result.data["ms"]["total"] = ticks_diff(ticks_ms(), began)
+    result.show()
+    try:
+        area = board.retained()
+        if area:
+            result.keep(area)
+    except Exception as error:  # noqa: BLE001 - the report is kept for comfort only
+        print("[lifeboat] report not kept:", repr(error))
+    return result
+
+
+def segments(board):
+    """Yield (name, kind, data) for each segment of the code in flash.
+
+    data is a view of memory-mapped flash, else a copy. For use after a verdict that runs;
+    raises LifeboatError or OSError as the manifest and the driver do.
+    """
+    flash = CodeFlash(board.flash(), board.BLOCK_SIZE)
+    for name, kind, offset, size in flash.manifest()[0].segments:
+        yield name, kind, flash.map(offset, size)
+
+
+def mount(board):
+    """Mount every ROMFS segment as /NAME; the first one becomes current and importable."""
+    import os
+    import sys
+    import vfs
+
+    first = True
+    for name, kind, data in segments(board):
+        if kind == ROMFS:
+            path = "/" + name
+            vfs.mount(vfs.VfsRom(data), path)
+            if first:
+                os.chdir(path)
+                sys.path.insert(0, path)
+                first = False
+
+
+# One power-on. What the four steps hand to each other, and the report they fill.
+class _Session:
+    def __init__(self, board, result):
+        self.board = board
+        self.report = result
+        self.flash = None
+        self.members = []
+        self._buf = None
+
+    # Scratch of one block, only there when something has to be repaired or created.
+    def _scratch(self):
+        if self._buf is None:
+            self._buf = memoryview(bytearray(self.flash.block_size))
+        return self._buf
+
+    def run(self):
+        board, data = self.board, self.report.data
+        if board.UNSIGNED is not True:
+            raise LifeboatError("policy")
+        found = self._inspect()
+        if found is None:
+            return
+        mark = ticks_ms()
+        self._find_members(found)
+        plan = None
+        if found.damaged:
+            plan = self._recover(found)
+        now = ticks_ms()
+        data["ms"]["recover"] = ticks_diff(now, mark)
+        if found.intact:
+            self._describe(found.manifest)
+            self._back_up(found.manifest, plan)
+        else:
+            if found.code:
+                self.report.reason(found.code, "flash", found.detail)
+            if data["lost"] or not found.manifest:
+                self.report.reason("block-lost", "flash", "no backup" if not data["lost"] else "")
+        data["ms"]["backup"] = ticks_diff(ticks_ms(), now)
+        self._finish(found)
+
+    # S1
+    def _inspect(self):
+        data = self.report.data
+        mark = ticks_ms()
+        try:
+            self.board.start()
+            self.flash = CodeFlash(self.board.flash(), self.board.BLOCK_SIZE)
+            found = inspect(self.flash, self.board.PRODUCT)
+        except OSError as error:
+            self.report.reason("flash-failed", "flash", str(error.errno))
+            return None
+        data["ms"]["inspect"] = ticks_diff(ticks_ms(), mark)
+        data["manifest"] = found.manifest_state
+        bad = list(found.bad)
+        if found.manifest_state != "ok":
+            bad.append(self.flash.manifest_block)
+        data["bad"] = runs(bad)
+        if found.manifest:
+            self._describe(found.manifest)
+        return found
+
+    def _describe(self, manifest):
+        self.report.data.update(
+            {
+                "product": manifest.product,
+                "version": manifest.version,
+                "build": manifest.build_name,
+                "blocks": manifest.block_count,
+            }
+        )
+
+    def _find_members(self, found):
+        try:
+            disks = self.board.disks()
+        except OSError as error:
+            self.report.reason("disks-failed", "", str(error.errno))
+            disks = ()
+        self.members = survey(disks, self.board.REGION_LBAS, self.report)
+        choose_home(self.members, found.manifest and found.manifest.build, self.report)
+
+    # S4. Makes found tell what the flash holds afterwards.
+    def _recover(self, found):
+        report, flash = self.report, self.flash
+        plan = assess(flash, found, self.members, self.board.PRODUCT, self._scratch())
+        if plan is None:
+            return None
+        if plan.manifest is not found.manifest and not plan.lost:
+            if found.manifest:
+                report.reason("older-build", "flash", plan.manifest.version)
+            report.data["bad"] = runs(plan.bad + [flash.manifest_block])
+        if plan.lost:
+            report.data["lost"] = runs(plan.lost)
+            return None
+        try:
+            act(flash, plan, self._scratch(), report)
+        except LifeboatError as error:
+            found.code, found.detail = error.code, error.detail
+        except OSError as error:
+            found.code, found.detail = "flash-failed", str(error.errno)
+        else:
+            found.code = None
+            found.manifest, found.bad = plan.manifest, []
+            if plan.manifest_copy:
+                found.manifest_state = "ok"
+            return plan
+        found.bad = found.bad or plan.bad
+        return None
+
+    # S2 and S3, and the copies that S4 found bad.
+    def _back_up(self, manifest, plan):
+        check(self.members, manifest)
+        behind = [member for member in self.members if member.home and member.state != "level"]
+        for copy, block in plan.bad_copies if plan else ():
+            self.report.reason("copy-bad", copy.member.name, "block %d" % block)
+            args = self.flash, manifest, copy, block, self._scratch()
+            self._attempt(copy.member, "mended", mend, *args)
+        for member in behind:
+            self._attempt(member, "created", self._create, member, manifest)
+        for member in self.members:
+            if member.home and member.region.bad_copies:
+                self.report.reason("header-bad", member.name)
+                state = member.state if member.state == "created" else "mended"
+                unit = bytearray(UNIT)
+                self._attempt(member, state, member.region.mend_header, unit)
+
+    def _create(self, member, manifest):
+        generation = generation_for(self.members, manifest)
+        create(self.flash, manifest, member, generation, self._scratch())
+
+    # What fails on one member is reported, and the others still get their turn.
+    def _attempt(self, member, state, action, *args):
+        if not member.home:
+            return
+        try:
+            action(*args)
+            member.state = state
+        except LifeboatError as error:
+            member.state = "stale"
+            self.report.reason(error.code, member.name, error.detail)
+        except OSError as error:
+            member.fail(error)
+
+    def _finish(self, found):
+        data = self.report.data
+        data["erases"] = self.flash.erases
+        here = []
+        for member in self.members:
+            generation = member.newest.generation if member.newest else None
+            here.append({"disk": member.name, "state": member.state, "generation": generation})
+            if member.region:
+                data["disk_writes"] += member.region.writes
+        data["members"] = here + data["members"]
+        if not found.intact:
+            return
+        if found.manifest_state != "ok":
+            self.report.reason(found.code or "manifest-padding", "flash", found.detail)
+        data["verdict"] = RUN
+        if not any(m.state in ("level", "created", "mended") for m in self.members):
+            data["verdict"] = RUN_DEGRADED
+            self.report.reason("backup-none")

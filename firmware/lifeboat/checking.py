@@ -1,0 +1,134 @@
+"""S2: which disks are members, and which of them hold the backup of a given build."""
+
+from errno import EIO, ETIMEDOUT
+
+from . import region as regions
+from .blockdev import INIT
+from .errors import LifeboatError
+
+
+def disk_error(error):
+    """Return the reason code for an OSError of a disk."""
+    return "disk-timeout" if error.errno == ETIMEDOUT else "disk-failed"
+
+
+class Member:
+    """A disk as the policy sees it.
+
+    state: one of format.md section 4; region: its Region or None; newest: the newest commit
+    record, whose manifest may still be bad. A disk that failed once is not asked again.
+    """
+
+    def __init__(self, disk, report):
+        self.disk = disk
+        self.name = disk.name
+        self.region = None
+        self.state = "no-region"
+        self.newest = None
+        self.newest_slot = None
+        self.records = []
+        self._report = report
+
+    @property
+    def usable(self):
+        """Whether it may be read."""
+        return self.region is not None and self.state != "failed"
+
+    @property
+    def home(self):
+        """Whether it may also be written."""
+        return self.usable and self.state != "foreign"
+
+    def fail(self, error):
+        """Note that the disk gave an OSError, and leave it alone from now on."""
+        self.state = "failed"
+        self._report.reason(disk_error(error), self.name, str(error.errno))
+
+    def io_error(self, error):
+        """Note an OSError of one read: a bad sector leaves the disk in use, all else does not."""
+        if error.errno == EIO:
+            self._report.reason("disk-failed", self.name, str(EIO))
+        else:
+            self.fail(error)
+
+    def open(self, lbas, unit):
+        """Find the region and read its commit records."""
+        try:
+            self.disk.ioctl(INIT, 0)
+            self.region = regions.find(self.disk, lbas)
+            if self.region:
+                self.scan(unit)
+        except OSError as error:
+            self.fail(error)
+
+    def scan(self, unit):
+        """Read the commit records: records[slot] is a Commit or None. Raises OSError."""
+        self.state = "stale"
+        self.records = []
+        self.newest = None
+        for slot in range(self.region.slots):
+            try:
+                commit = self.region.commit(slot, unit)
+            except LifeboatError as error:
+                if error.code != "commit-magic":
+                    self._report.reason(error.code, self.name, "slot %d" % slot)
+                commit = None
+            self.records.append(commit)
+            if commit and (not self.newest or commit.generation > self.newest.generation):
+                self.newest = commit
+                self.newest_slot = slot
+
+
+def survey(disks, lbas, report):
+    """Open every disk; return the list of Members, in the order of the disks."""
+    unit = bytearray(regions.UNIT)
+    members = []
+    for disk in disks:
+        member = Member(disk, report)
+        member.open(lbas, unit)
+        members.append(member)
+    return members
+
+
+def choose_home(members, build, report):
+    """Mark as foreign all members that are not of the controller's own set.
+
+    A disk from another controller may be attached, and the controller keeps no name of its
+    own set. Its set is the one that holds the build in flash (None when that is unknown),
+    else the one with most members here, else the one with the newest copy, else the first.
+    """
+    best = own = None
+    for member in members:
+        if member.usable:
+            same = [m for m in members if m.usable and m.region.set_id == member.region.set_id]
+            rank = (
+                any(r and r.build == build for m in same for r in m.records),
+                len(same),
+                max(m.newest.generation if m.newest else 0 for m in same),
+            )
+            if best is None or rank > best:
+                best, own = rank, same
+    if own is None:
+        return
+    for member in members:
+        if member.usable and member not in own:
+            member.state = "foreign"
+    here = [member.region.member for member in own]
+    for index in range(own[0].region.members):
+        if index not in here:
+            report.missing(index, own[0].region.members)
+
+
+def check(members, manifest):
+    """Set the state of every home member that holds the backup of this manifest to level.
+
+    Reads one manifest per member and no block.
+    """
+    unit = bytearray(regions.UNIT)
+    for member in members:
+        if member.home and member.newest and member.newest.build == manifest.build:
+            try:
+                if member.region.holds_manifest(member.newest_slot, manifest, unit):
+                    member.state = "level"
+            except OSError as error:
+                member.fail(error)

@@ -1,0 +1,92 @@
+"""The code flash as blocks of format.md section 1."""
+
+from errno import EINVAL
+
+from micropython import const
+
+from .blockdev import ERASE, INIT, Window, geometry
+from .kernels import blank, crc32
+from .manifest import Manifest
+
+_CHUNK = const(16384)
+
+
+class CodeFlash:
+    """Block-wise access to the code flash; the only way lifeboat reads and writes it.
+
+    dev: block device whose block is the erase size; block_size: bytes, a multiple of it.
+    Raises OSError as the driver does, OSError(EINVAL) when the sizes do not fit.
+    """
+
+    def __init__(self, dev, block_size):
+        dev.ioctl(INIT, 0)
+        count, erase_size = geometry(dev)
+        if block_size % 4096 or block_size % erase_size or count * erase_size % block_size:
+            raise OSError(EINVAL)
+        self._dev = Window(dev, 0, count)
+        self._per_block = block_size // erase_size
+        self._view = self._dev.view()
+        self.block_size = block_size
+        self.manifest_block = count // self._per_block - 1
+
+    @property
+    def erases(self):
+        """Erase operations so far, in blocks."""
+        return self._dev.erases // self._per_block
+
+    def map(self, offset, size):
+        """Return flash bytes [offset, offset + size): a view where mapped, else a copy in RAM."""
+        if self._view is not None:
+            return self._view[offset : offset + size]
+        buf = bytearray(size)
+        self._read(offset, memoryview(buf))
+        return buf
+
+    def _read(self, offset, buf):
+        erase_size = self._dev.size
+        self._dev.readblocks(offset // erase_size, buf, offset % erase_size)
+
+    def read(self, block, buf):
+        """Read the start of a block, len(buf) bytes of it."""
+        self._read(block * self.block_size, buf)
+
+    def crc(self, block):
+        """Return the CRC-32 of a whole block."""
+        start, size = block * self.block_size, self.block_size
+        if self._view is not None:
+            return crc32(self._view[start : start + size])
+        crc = 0
+        buf = memoryview(bytearray(min(_CHUNK, size)))
+        for offset in range(start, start + size, len(buf)):
+            self._read(offset, buf)
+            crc = crc32(buf, crc)
+        return crc
+
+    def manifest(self):
+        """Return (the Manifest in the manifest block, whether blank bytes follow it).
+
+        Raises LifeboatError as Manifest does.
+        """
+        start = self.manifest_block * self.block_size
+        manifest = Manifest.load(lambda offset, buf: self._read(start + offset, buf))
+        rest = start + len(manifest.raw)
+        end = start + self.block_size
+        if self._view is not None:
+            return manifest, blank(self._view[rest:end])
+        buf = memoryview(bytearray(_CHUNK))
+        for offset in range(rest, end, _CHUNK):
+            piece = buf[: min(_CHUNK, end - offset)]
+            self._read(offset, piece)
+            if not blank(piece):
+                return manifest, False
+        return manifest, True
+
+    def replace(self, block, data):
+        """Erase a block and program data at its start; what follows stays erased.
+
+        Power cut: the block is torn, and found damaged by the next inspection.
+        """
+        first = block * self._per_block
+        for i in range(first, first + self._per_block):
+            self._dev.ioctl(ERASE, i)
+        self._dev.writeblocks(first, data, 0)

@@ -1,0 +1,107 @@
+"""S3: copy the embedded code from flash into the regions; mend what is damaged there."""
+
+from .errors import LifeboatError
+from .kernels import crc32
+from .region import GENERATION_LIMIT, UNIT
+
+
+# Whether a slot holds every block of its manifest. The manifest may be of another block size
+# than the board's, so a block is read in pieces of at most the scratch buffer's size.
+def _is_whole(region, slot, manifest, buf):
+    size = manifest.block_size
+    for i in range(manifest.block_count):
+        at = region.block_at(slot, i, size)
+        crc = 0
+        for offset in range(0, size, len(buf)):
+            piece = buf[: size - offset]
+            region.read(at + offset, piece)
+            crc = crc32(piece, crc)
+        if crc != manifest.crc(i):
+            return False
+    return True
+
+
+# The slot to give up: a free one; else the oldest, if the newest is whole; else the newest,
+# which then is no loss (I2).
+def _victim(member, buf):
+    region = member.region
+    committed = []
+    for slot, commit in enumerate(member.records):
+        try:
+            if not commit:
+                return slot
+            manifest = region.manifest(slot)
+            if manifest.build != commit.build:
+                return slot
+        except LifeboatError:
+            return slot
+        committed.append((commit.generation, slot, manifest))
+    committed.sort(key=lambda c: c[0])
+    _, newest, manifest = committed[-1]
+    if not _is_whole(region, newest, manifest, buf):
+        return newest
+    return committed[0][1]
+
+
+def generation_for(members, manifest):
+    """Return the generation of a new copy of manifest, from the newest copies of all members."""
+    newest = None
+    for member in members:
+        if member.home and member.newest:
+            if not newest or member.newest.generation > newest.generation:
+                newest = member.newest
+    if not newest:
+        return 1
+    if newest.build == manifest.build:
+        return newest.generation
+    if newest.generation == GENERATION_LIMIT:
+        raise LifeboatError("generation-limit")
+    return newest.generation + 1
+
+
+def create(flash, manifest, member, generation, buf):
+    """Make a backup copy of the code in flash, which was just found intact, on one member.
+
+    buf: memoryview of scratch, one block. Raises LifeboatError or OSError.
+
+    Write order (format.md section 3): the slot is made free, on the medium, before its first
+    other byte changes, and its commit record is written after everything else was flushed and
+    read back. So a power cut at any point leaves a free slot or a whole copy, and every other
+    slot as it was.
+    """
+    region = member.region
+    if not region.fits(manifest):
+        raise LifeboatError("slot-small", member.name)
+    size = manifest.block_size
+    unit = buf[:UNIT]
+    slot = _victim(member, buf)
+    member.records[slot] = None
+    region.clear_commit(slot)
+    for i in range(manifest.block_count):
+        flash.read(i, buf)
+        if crc32(buf) != manifest.crc(i):
+            raise LifeboatError("flash-changed", str(i))
+        region.write(region.block_at(slot, i, size), buf)
+    region.write_manifest(slot, manifest, unit)
+    region.flush()
+    if not region.holds_manifest(slot, manifest, unit) or not _is_whole(region, slot, manifest, buf):
+        raise LifeboatError("disk-lies", "slot %d" % slot)
+    member.records[slot] = member.newest = region.write_commit(slot, manifest, generation, unit)
+    member.newest_slot = slot
+
+
+def mend(flash, manifest, copy, block, buf):
+    """Rewrite one damaged block of a backup copy from the intact code in flash.
+
+    A power cut tears a block that was bad already; nothing else is touched.
+    """
+    region = copy.member.region
+    flash.read(block, buf)
+    if crc32(buf) != manifest.crc(block):
+        raise LifeboatError("flash-changed", str(block))
+    at = region.block_at(copy.slot, block, len(buf))
+    region.write(at, buf)
+    region.flush()
+    region.read(at, buf)
+    if crc32(buf) != manifest.crc(block):
+        raise LifeboatError("disk-lies", "block %d" % block)

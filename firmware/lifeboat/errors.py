@@ -1,0 +1,52 @@
+"""The one error type of lifeboat, and what each of its codes asks a person to do."""
+
+
+class LifeboatError(Exception):
+    """Something read or written is not as the format or the policy requires.
+
+    code: one of the keys of ADVICE, stable; detail: the offending value, for people.
+    """
+
+    def __init__(self, code, detail=""):
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+
+
+# docs/operations.md explains each at length; a test holds the two lists equal.
+ADVICE = {
+    "backup-none": "no disk holds a good backup; reserve a region: lifeboat region create",
+    "block-lost": "no good copy of these blocks; attach a disk that has one, or flash an image",
+    "commit-crc": "a backup's commit record is damaged; it is made again when the code is intact",
+    "commit-field": "a backup's commit record is not of this format; the slot counts as free",
+    "commit-magic": "the slot is free",
+    "commit-version": "the backup is of a newer format; update the boot stage",
+    "copy-bad": "a backup copy of a block was damaged; it is rewritten from intact code",
+    "disk-failed": "the disk gives errors; check its cable, then replace it",
+    "disk-lies": "the disk does not return what was written to it; replace it",
+    "disk-timeout": "the disk did not answer in time; check its power, then replace it",
+    "disks-failed": "the disk controller could not be used; check board.py and the hardware",
+    "flash-changed": "flash changed while it was being backed up; check its supply and wiring",
+    "flash-failed": "the code flash gives errors; replace it or the board",
+    "flash-verify": "flash does not hold what was programmed; it is worn out: replace it",
+    "generation-limit": "the generation counter is used up; make the region anew",
+    "header-bad": "a copy of the region header was damaged; it is rewritten from another",
+    "internal": "a fault in lifeboat itself; report it with this line",
+    "manifest-board": "the image is for another board; build it with this board's numbers",
+    "manifest-crc": "the manifest is damaged",
+    "manifest-field": "the manifest is not of this format; build the image again",
+    "manifest-magic": "there is no manifest; flash an image: lifeboat image build",
+    "manifest-padding": "bytes after the manifest are not blank; repaired once a backup exists",
+    "manifest-product": "the image is for another product; check PRODUCT in board.py",
+    "manifest-size": "the manifest's sizes disagree; build the image again",
+    "manifest-version": "the image is of a newer format; update the boot stage",
+    "member-missing": "a member disk of the set is absent; attach it or join a new one",
+    "older-build": "the code in flash could not be repaired, an older backup was restored",
+    "policy": "board.py must say UNSIGNED = True to run code that nobody signed",
+    "region-crc": "the region header is damaged",
+    "region-field": "the region header is not of this format; make the region anew",
+    "region-magic": "there is no region header here",
+    "region-place": "the region header belongs to another place or disk; make the region anew",
+    "region-version": "the region is of a newer format; update the boot stage",
+    "slot-small": "the code does not fit into a slot; make the region anew with larger slots",
+}

@@ -1,0 +1,146 @@
+"""The manifest: which bytes the embedded code consists of. Format: format.md section 2."""
+
+from binascii import hexlify
+from hashlib import sha256
+from struct import calcsize, unpack_from
+
+from micropython import const
+
+from .errors import LifeboatError
+from .kernels import crc32
+
+# format.md section 2: magic major minor header_size total_size block_size block_count
+# segment_count signature_type signature_size security_counter - product version -
+HEADER = "<8sBBHIIIHHII4x32s24s32x"
+SEGMENT = "<24sIII12x"  # name kind offset size -
+
+MAX_SIZE = const(65536)
+ROMFS = const(2)
+_MAGIC = b"LBMANIF\n"
+_MAJOR = const(1)
+_PIECE = const(4096)
+_MAX_SEGMENTS = const(64)
+
+
+def _text(field):
+    text = field.rstrip(b"\0")
+    if not text or b"\0" in text:
+        raise LifeboatError("manifest-field", "text")
+    try:
+        return str(text, "utf-8")
+    except UnicodeError:
+        raise LifeboatError("manifest-field", "text") from None
+
+
+class Manifest:
+    """A manifest that keeps every rule of its format.
+
+    raw: the bytes, total_size of them, kept, not copied. Raises LifeboatError with one of
+    the manifest-* codes.
+    """
+
+    def __init__(self, raw):
+        self._size(raw)
+        (
+            _,
+            _,
+            _,
+            header_size,
+            total,
+            self.block_size,
+            self.block_count,
+            segments,
+            signature_type,
+            signature_size,
+            self.security_counter,
+            product,
+            version,
+        ) = unpack_from(HEADER, raw, 0)
+        crcs = header_size + segments * calcsize(SEGMENT)
+        body = crcs + self.block_count * 36
+        if (
+            header_size != calcsize(HEADER)
+            or total != len(raw)
+            or total != body + signature_size + 4
+            or total > self.block_size
+        ):
+            raise LifeboatError("manifest-size")
+        view = memoryview(raw)
+        if crc32(view[: total - 4]) != unpack_from("<I", raw, total - 4)[0]:
+            raise LifeboatError("manifest-crc")
+        if (
+            self.block_size % 4096
+            or not self.block_count
+            or not 0 < segments <= _MAX_SEGMENTS
+            or (signature_type == 0 and signature_size)
+        ):
+            raise LifeboatError("manifest-field", "header")
+        self.raw = view
+        self.product = _text(product)
+        self.version = _text(version)
+        self.segments = self._segments(header_size, segments)
+        self.build = sha256(view[:body]).digest()
+        self._crcs = crcs
+        self._digests = crcs + self.block_count * 4
+
+    # Checks just enough to believe total_size, and returns it.
+    @staticmethod
+    def _size(head):
+        if len(head) < calcsize(HEADER) or bytes(head[:8]) != _MAGIC:
+            raise LifeboatError("manifest-magic")
+        if head[8] != _MAJOR:
+            raise LifeboatError("manifest-version", str(head[8]))
+        size = unpack_from("<I", head, 12)[0]
+        if not calcsize(HEADER) <= size <= MAX_SIZE:
+            raise LifeboatError("manifest-size", str(size))
+        return size
+
+    @classmethod
+    def load(cls, read):
+        """Read a manifest with read(offset, buffer); offsets and lengths are whole 4096s."""
+        head = bytearray(_PIECE)
+        read(0, head)
+        size = cls._size(head)
+        if size > _PIECE:
+            raw = bytearray((size + _PIECE - 1) // _PIECE * _PIECE)
+            raw[:_PIECE] = head
+            read(_PIECE, memoryview(raw)[_PIECE:])
+            head = raw
+        return cls(memoryview(head)[:size])
+
+    def _segments(self, offset, count):
+        segments = []
+        names = set()
+        end = 0
+        for i in range(count):
+            name, kind, start, size = unpack_from(SEGMENT, self.raw, offset + i * calcsize(SEGMENT))
+            name = _text(name)
+            if name in names or start % 16 or start < end or not size:
+                raise LifeboatError("manifest-field", name)
+            names.add(name)
+            end = start + size
+            segments.append((name, kind, start, size))
+        if end > self.block_count * self.block_size:
+            raise LifeboatError("manifest-field", "segment beyond the last block")
+        return segments
+
+    def crc(self, block):
+        """Return the CRC-32 that a block must have."""
+        return unpack_from("<I", self.raw, self._crcs + 4 * block)[0]
+
+    def matches(self, block, data):
+        """Return whether data has the SHA-256 that a block must have."""
+        at = self._digests + 32 * block
+        return sha256(data).digest() == self.raw[at : at + 32]
+
+    @property
+    def build_name(self):
+        """The first 12 hex digits of the build id, as people see it."""
+        return hexlify(self.build[:6]).decode()
+
+    def accept(self, product, block_size, manifest_block):
+        """Raise LifeboatError unless this is code for the board with these numbers."""
+        if self.product != product:
+            raise LifeboatError("manifest-product", self.product)
+        if self.block_size != block_size or self.block_count > manifest_block:
+            raise LifeboatError("manifest-board", "%d x %d" % (self.block_count, self.block_size))

@@ -1,0 +1,181 @@
+"""S4: put the backup back into flash, damaged blocks only."""
+
+from .errors import LifeboatError
+from .inspecting import damaged_blocks
+from .kernels import crc32
+
+
+class Copy:
+    """A slot that may hold a copy of blocks: which member, which slot."""
+
+    def __init__(self, member, slot):
+        self.member = member
+        self.slot = slot
+
+    def read(self, block, buf):
+        """Fill buf with a block; False when the disk can't. A failing disk is dropped."""
+        region = self.member.region
+        at = region.block_at(self.slot, block, len(buf))
+        if at + len(buf) > region.slot_at(self.slot) + region.slot_size:
+            return False
+        try:
+            region.read(at, buf)
+        except OSError as error:
+            self.member.io_error(error)
+            return False
+        return True
+
+
+class Plan:
+    """How to make the flash hold the code of one manifest.
+
+    bad: damaged blocks; sources: block -> Copy; lost: blocks without a good copy;
+    manifest_copy: Copy whose manifest goes into flash, or None when flash's is to stay;
+    bad_copies: (Copy, block) that should be right but are not.
+    """
+
+    def __init__(self, manifest, bad, manifest_copy):
+        self.manifest = manifest
+        self.bad = bad
+        self.manifest_copy = manifest_copy
+        self.copies = []
+        self.sources = {}
+        self.lost = []
+        self.bad_copies = []
+
+
+# All slots of all members, those that claim to hold the build first: only their copies are
+# expected to be right, but any copy with the right bytes will do.
+def _copies(members, build):
+    claim, other = [], []
+    for member in members:
+        if member.usable:
+            for slot, commit in enumerate(member.records):
+                copies = claim if commit and commit.build == build else other
+                copies.append(Copy(member, slot))
+    return claim, other
+
+
+# Find a copy of a block for which good(buf) holds, and leave its bytes in buf.
+def _fetch(plan, block, buf, good):
+    claim, other = plan.copies
+    for copy in claim:
+        if copy.member.usable:
+            if copy.read(block, buf) and good(buf):
+                return copy
+            if copy.member.home and (copy, block) not in plan.bad_copies:
+                plan.bad_copies.append((copy, block))
+    for copy in other:
+        if copy.member.usable and copy.read(block, buf) and good(buf):
+            return copy
+    return None
+
+
+def _complete(plan, members, buf):
+    plan.copies = _copies(members, plan.manifest.build)
+    for block in plan.bad:
+        want = plan.manifest.crc(block)
+        copy = _fetch(plan, block, buf, lambda data, want=want: crc32(data) == want)
+        if copy:
+            plan.sources[block] = copy
+        else:
+            plan.lost.append(block)
+    return plan
+
+
+# Manifests in slots, as (manifest, Copy): those of committed slots first, sets with more
+# members before others, newer before older, one of each build.
+def _backups(members, accept):
+    slots = []
+    for member in members:
+        if member.usable:
+            for slot, commit in enumerate(member.records):
+                generation = commit.generation if commit else 0
+                slots.append((member.state != "foreign", generation, Copy(member, slot)))
+    slots.sort(key=lambda s: (s[1] > 0, s[0], s[1]), reverse=True)
+    builds = set()
+    for _, generation, copy in slots:
+        if not copy.member.usable:
+            continue
+        commit = copy.member.records[copy.slot]
+        if commit and commit.build in builds:
+            continue
+        try:
+            manifest = copy.member.region.manifest(copy.slot)
+            accept(manifest)
+        except LifeboatError:
+            continue
+        except OSError as error:
+            copy.member.io_error(error)
+            continue
+        if manifest.build not in builds:
+            builds.add(manifest.build)
+            yield manifest, copy
+
+
+def assess(flash, found, members, product, buf):
+    """Return the Plan that makes flash whole again; plan.lost tells when none does.
+
+    found: the Inspection; buf: scratch of one block. Nothing is written. First choice is the
+    code that is in flash now; when some block of it has no good copy anywhere, the newest
+    backup that is whole: an older version that runs is better than none.
+    """
+
+    def accept(manifest):
+        manifest.accept(product, flash.block_size, flash.manifest_block)
+
+    first = None
+    if found.manifest:
+        first = _complete(Plan(found.manifest, found.bad, None), members, buf)
+        if found.manifest_state == "padding":
+            first.manifest_copy = _manifest_copy(members, found.manifest)
+        if not first.lost:
+            return first
+    for manifest, copy in _backups(members, accept):
+        if found.manifest and manifest.build == found.manifest.build:
+            continue
+        plan = _complete(Plan(manifest, damaged_blocks(flash, manifest), copy), members, buf)
+        if not plan.lost:
+            return plan
+        first = first or plan
+    return first
+
+
+# The manifest in flash is good, what follows it is not: its block may be erased only when a
+# disk has the manifest too.
+def _manifest_copy(members, manifest):
+    unit = bytearray(4096)
+    for copy in _copies(members, manifest.build)[0]:
+        try:
+            if copy.member.region.holds_manifest(copy.slot, manifest, unit):
+                return copy
+        except OSError as error:
+            copy.member.io_error(error)
+    return None
+
+
+def act(flash, plan, buf, report):
+    """Carry out a Plan without lost blocks; raises LifeboatError or OSError when it fails.
+
+    Order: blocks, then the manifest. A power cut before the manifest block is touched leaves
+    the old manifest or none, and the next assessment comes to the same plan for what is left;
+    one while it is written leaves none, and all blocks right.
+    """
+    manifest = plan.manifest
+    for block in plan.bad:
+        copy = plan.sources[block]
+        # I1: these very bytes are hashed, then programmed; what the assessment read is gone.
+        if not (copy.member.usable and copy.read(block, buf) and manifest.matches(block, buf)):
+            copy = _fetch(plan, block, buf, lambda data, block=block: manifest.matches(block, data))
+        if copy is None:
+            raise LifeboatError("block-lost", str(block))
+        flash.replace(block, buf)
+        report.repaired(block, copy.member.name)
+    for block in damaged_blocks(flash, manifest, plan.bad):
+        raise LifeboatError("flash-verify", str(block))
+    if plan.manifest_copy:
+        flash.replace(flash.manifest_block, manifest.raw)
+        now, blank = flash.manifest()
+        if now.raw != manifest.raw or not blank:
+            raise LifeboatError("flash-verify", "manifest")
+        report.repaired(flash.manifest_block, plan.manifest_copy.member.name)

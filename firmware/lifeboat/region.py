@@ -1,0 +1,296 @@
+"""The backup region on a member disk: header, slots, commit records. Format: format.md section 3."""
+
+from errno import EINVAL, EIO
+from struct import calcsize, pack_into, unpack_from
+
+from micropython import const
+
+from . import gpt
+from .blockdev import SYNC, Window, geometry
+from .errors import LifeboatError
+from .kernels import crc32
+from .manifest import MAX_SIZE, Manifest
+
+# format.md section 3: magic major minor header_size lba_size set_id region_id start_lba sectors
+# member_index member_count slot_count slot_size - crc
+HEADER = "<8sBBHI16s16sQQHHIQ428xI"
+# magic major minor header_size slot region_id build_id generation manifest_size block_size
+# block_count - crc
+COMMIT = "<8sBBHI16s32sIIII428xI"
+
+TYPE_GUID = b"\xc2\x90\x36\x18\x09\x85\xae\x4d\xa1\x60\xc2\xb9\xcf\x3b\x08\x28"
+GENERATION_LIMIT = const(0xFFFFFFEF)
+
+UNIT = const(4096)
+_RECORD = const(512)
+_MAJOR = const(1)
+_SLOT_MANIFEST = const(4096)
+SLOT_DATA = const(69632)
+
+
+# The part of record checking that header and commit record share.
+def _check(buf, kind, magic):
+    if bytes(buf[:8]) != magic:
+        raise LifeboatError(kind + "-magic")
+    if buf[8] != _MAJOR:
+        raise LifeboatError(kind + "-version", str(buf[8]))
+    if crc32(memoryview(buf)[: _RECORD - 4]) != unpack_from("<I", buf, _RECORD - 4)[0]:
+        raise LifeboatError(kind + "-crc")
+    if unpack_from("<H", buf, 10)[0] != _RECORD:
+        raise LifeboatError(kind + "-field", "header_size")
+
+
+def make_header(unit, lba_size, set_id, region_id, start, sectors, member, members, slots, slot_size):
+    """Put a region header into unit, a bytearray of UNIT zero bytes."""
+    pack_into(
+        HEADER, unit, 0, b"LBREGION", _MAJOR, 0, _RECORD, lba_size, set_id, region_id,
+        start, sectors, member, members, slots, slot_size, 0,
+    )  # fmt: skip
+    pack_into("<I", unit, _RECORD - 4, crc32(memoryview(unit)[: _RECORD - 4]))
+
+
+class Commit:
+    """The commit record of a slot: which build it holds, and how new it is."""
+
+    def __init__(self, buf, region, slot):
+        _check(buf, "commit", b"LBCOMMIT")
+        (
+            _, _, _, _, where, region_id, self.build, self.generation,
+            self.manifest_size, self.block_size, self.block_count, _,
+        ) = unpack_from(COMMIT, buf, 0)  # fmt: skip
+        if where != slot or region_id != region.region_id:
+            raise LifeboatError("commit-field", "copied from another place")
+        if (
+            not 0 < self.generation <= GENERATION_LIMIT
+            or not 0 < self.manifest_size <= MAX_SIZE
+            or not self.block_size
+            or self.block_size % 4096
+            or not self.block_count
+            or SLOT_DATA + self.block_count * self.block_size > region.slot_size
+        ):
+            raise LifeboatError("commit-field")
+
+
+class Region:
+    """A backup region whose header keeps every rule of its format.
+
+    Offsets are bytes from the region's start, multiples of 4096; so are buffer lengths.
+    I/O raises OSError as the disk does. bad_copies: offsets of header copies that are not
+    as they should be, in units that audit() found.
+    """
+
+    def __init__(self, disk, header):
+        _check(header, "region", b"LBREGION")
+        (
+            _, _, _, _, lba_size, self.set_id, self.region_id, self.start, self.sectors,
+            self.member, self.members, self.slots, self.slot_size, _,
+        ) = unpack_from(HEADER, header, 0)  # fmt: skip
+        count, size = geometry(disk)
+        if lba_size != size or not self.sectors or self.start + self.sectors > count:
+            raise LifeboatError("region-place", "disk")
+        self._lba_size = size
+        self.size = self.sectors * size
+        if (
+            self.start * size % UNIT
+            or self.size % UNIT
+            or not 2 <= self.slots <= 16
+            or self.slot_size % UNIT
+            or self.slot_size < SLOT_DATA + UNIT
+            or UNIT + self.slots * self.slot_size + 2 * UNIT > self.size
+            or not 0 < self.members <= 64
+            or self.member >= self.members
+        ):
+            raise LifeboatError("region-field")
+        self._disk = Window(disk, self.start, self.sectors)
+        self.header = bytes(memoryview(header)[:_RECORD])
+        self.copies = 0, self.size - 2 * UNIT, self.size - UNIT
+        self.bad_copies = []
+
+    @property
+    def writes(self):
+        """Write commands sent to the disk."""
+        return self._disk.writes
+
+    def read(self, offset, buf):
+        """Fill buf from the region."""
+        self._disk.readblocks(offset // self._lba_size, buf)
+
+    def write(self, offset, buf):
+        """Write buf into the region; it is on the medium only after flush()."""
+        self._disk.writeblocks(offset // self._lba_size, buf)
+
+    def flush(self):
+        """Wait until all that was written is on the medium."""
+        self._disk.ioctl(SYNC, 0)
+
+    def audit(self, unit):
+        """Look for header copies that differ from the one in use; unit: scratch of UNIT bytes."""
+        self.bad_copies = []
+        for offset in self.copies:
+            try:
+                self.read(offset, unit)
+                good = self._is_copy(unit)
+            except OSError as error:
+                if error.errno != EIO:
+                    raise
+                good = False
+            if not good:
+                self.bad_copies.append(offset)
+
+    def _is_copy(self, unit):
+        view = memoryview(unit)
+        return view[:_RECORD] == self.header and not any(view[_RECORD:])
+
+    def mend_header(self, unit):
+        """Rewrite the bad header copies and read them back; unit: scratch of UNIT bytes.
+
+        One copy at a time, flushed: a power cut tears one that was bad already.
+        """
+        for offset in self.bad_copies:
+            unit[:] = bytes(UNIT)
+            unit[:_RECORD] = self.header
+            self.write(offset, unit)
+            self.flush()
+            self.read(offset, unit)
+            if not self._is_copy(unit):
+                raise LifeboatError("disk-lies", "header")
+        self.bad_copies = []
+
+    def slot_at(self, slot):
+        """Return the offset of a slot."""
+        return UNIT + slot * self.slot_size
+
+    def block_at(self, slot, block, block_size):
+        """Return the offset of a block of code in a slot."""
+        return UNIT + slot * self.slot_size + SLOT_DATA + block * block_size
+
+    def fits(self, manifest):
+        """Return whether a slot has room for the code that a manifest describes."""
+        return SLOT_DATA + manifest.block_count * manifest.block_size <= self.slot_size
+
+    def commit(self, slot, unit):
+        """Return the Commit of a slot, or raise LifeboatError; unit: scratch of UNIT bytes."""
+        self.read(self.slot_at(slot), unit)
+        return Commit(unit, self, slot)
+
+    def manifest(self, slot):
+        """Return the Manifest of a slot, or raise LifeboatError."""
+        at = self.slot_at(slot) + _SLOT_MANIFEST
+        return Manifest.load(lambda offset, buf: self.read(at + offset, buf))
+
+    def holds_manifest(self, slot, manifest, unit):
+        """Return whether a slot holds just this manifest; unit: scratch of UNIT bytes."""
+        at = self.slot_at(slot) + _SLOT_MANIFEST
+        view = memoryview(unit)
+        for offset in range(0, len(manifest.raw), UNIT):
+            piece = manifest.raw[offset : offset + UNIT]
+            self.read(at + offset, unit)
+            if view[: len(piece)] != piece:
+                return False
+        return True
+
+    def write_manifest(self, slot, manifest, unit):
+        """Fill the manifest area of a slot; unit: scratch of UNIT bytes."""
+        at = self.slot_at(slot) + _SLOT_MANIFEST
+        for offset in range(0, MAX_SIZE, UNIT):
+            piece = manifest.raw[offset : offset + UNIT]
+            unit[:] = bytes(UNIT)
+            unit[: len(piece)] = piece
+            self.write(at + offset, unit)
+
+    def clear_commit(self, slot):
+        """Make a slot free, on the medium."""
+        self.write(self.slot_at(slot), bytearray(UNIT))
+        self.flush()
+
+    def write_commit(self, slot, manifest, generation, unit):
+        """Commit a slot, on the medium, and read the record back; unit: scratch."""
+        unit[:] = bytes(UNIT)
+        pack_into(
+            COMMIT, unit, 0, b"LBCOMMIT", _MAJOR, 0, _RECORD, slot, self.region_id,
+            manifest.build, generation, len(manifest.raw), manifest.block_size,
+            manifest.block_count, 0,
+        )  # fmt: skip
+        pack_into("<I", unit, _RECORD - 4, crc32(memoryview(unit)[: _RECORD - 4]))
+        self.write(self.slot_at(slot), unit)
+        self.flush()
+        try:
+            commit = self.commit(slot, unit)
+        except LifeboatError:
+            raise LifeboatError("disk-lies", "commit record") from None
+        if commit.build != manifest.build or commit.generation != generation:
+            raise LifeboatError("disk-lies", "commit record")
+        return commit
+
+
+# A disk on which a sector that can't be read looks like zeros, so that one such sector does
+# not hide a region of which other copies can be read.
+class _Patient:
+    def __init__(self, disk):
+        self.ioctl = disk.ioctl
+        self._read = disk.readblocks
+        self.failed = False
+
+    def readblocks(self, block, buf):
+        try:
+            self._read(block, buf)
+        except OSError as error:
+            if error.errno != EIO:
+                raise
+            self.failed = True
+            buf[:] = bytes(len(buf))
+
+
+# The region whose header copy stands at lba, or None.
+def _region_at(disk, patient, lba, unit):
+    patient.readblocks(lba, unit)
+    try:
+        region = Region(disk, unit)
+    except LifeboatError:
+        return None
+    return region if (lba - region.start) * geometry(disk)[1] in region.copies else None
+
+
+def _per_unit(disk):
+    size = geometry(disk)[1]
+    if UNIT % size:
+        raise OSError(EINVAL)
+    return UNIT // size
+
+
+# The LBAs where a header copy may be, best first, each with the partition it must fill.
+def _places(disk, lbas):
+    per_unit = _per_unit(disk)
+    partition = gpt.find(disk, TYPE_GUID)
+    if partition:
+        first, sectors = partition
+        end = first + sectors
+        for lba in (first, end - per_unit, end - 2 * per_unit):
+            yield lba, partition
+    count = geometry(disk)[0]
+    end = count - count % per_unit
+    for lba in (end - per_unit, end - 2 * per_unit):
+        yield lba, None
+    for lba in lbas:
+        yield lba, None
+
+
+def find(disk, lbas=()):
+    """Return the audited Region of a disk, or None.
+
+    lbas: where the board's configuration says that regions may start. Order of the places:
+    format.md, "Finding the region". Raises OSError as the disk does.
+    """
+    per_unit = _per_unit(disk)
+    last = geometry(disk)[0] - per_unit
+    unit = bytearray(UNIT)
+    patient = _Patient(disk)
+    for lba, partition in _places(patient, lbas):
+        if 0 <= lba <= last:
+            region = _region_at(disk, patient, lba, unit)
+            if region and (not partition or partition == (region.start, region.sectors)):
+                region.audit(unit)
+                return region
+    if patient.failed:
+        raise OSError(EIO)
+    return None

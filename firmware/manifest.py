@@ -1,0 +1,23 @@
+# Freeze lifeboat into a board: include("path/to/firmware/manifest.py") in the board's manifest.
+package(
+    "lifeboat",
+    files=(
+        "__init__.py",
+        "blockdev.py",
+        "boot.py",
+        "checking.py",
+        "codeflash.py",
+        "creating.py",
+        "errors.py",
+        "gpt.py",
+        "inspecting.py",
+        "kernels.py",
+        "manifest.py",
+        "recovery.py",
+        "region.py",
+        "report.py",
+        "drivers/__init__.py",
+        "drivers/ahci.py",
+        "drivers/cfi.py",
+    ),
+)
