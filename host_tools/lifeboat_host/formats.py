@@ -550,7 +550,10 @@ def parse_commit(data: Buffer, *, region: RegionHeader, slot: int) -> Commit:
         ("slot", commit.slot == slot),
         ("region_id", commit.region_id == region.region_id),
         ("generation", 1 <= commit.generation <= GENERATION_MAX),
-        ("block_count", BLOCKS_OFFSET + commit.block_count * commit.block_size <= region.slot_size),
+        (
+            "block_count",
+            BLOCKS_OFFSET + commit.block_count * commit.block_size <= region.slot_size,
+        ),
     )
     for field, kept in rules:
         if not kept:

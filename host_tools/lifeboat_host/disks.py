@@ -1,0 +1,120 @@
+"""A member disk: an image file or a block device, read and written by byte offset."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from lifeboat_host.errors import LifeboatError
+from lifeboat_host.image import PathLike, Progress
+
+_BLKSSZGET = 0x1268  # Linux: the logical sector size of a block device
+_CHUNK = 1 << 20
+
+
+class Disk(AbstractContextManager["Disk"]):
+    """Use as a context manager; sizes and offsets in bytes.
+
+    lba_size: of an image file (512 when None); a block device knows its own.
+    write: open for writing, a block device exclusively (so a mounted one is refused).
+    """
+
+    def __init__(self, path: PathLike, lba_size: int | None = None, write: bool = False) -> None:
+        self.path = Path(path)
+        try:
+            is_device = stat.S_ISBLK(os.stat(self.path).st_mode)
+            flags = os.O_RDWR if write else os.O_RDONLY
+            self._fd = os.open(self.path, flags | (os.O_EXCL if is_device and write else 0))
+        except OSError as error:
+            raise LifeboatError(
+                "disk-open",
+                f"{self.path}: {error.strerror}",
+                "name a disk image file or a block device that is not in use",
+            ) from None
+        self.size = os.lseek(self._fd, 0, os.SEEK_END)
+        self.lba_size = self._device_lba_size() if is_device else lba_size or 512
+        if self.lba_size not in (512, 4096) or self.size % self.lba_size or not self.size:
+            os.close(self._fd)
+            raise LifeboatError(
+                "disk-geometry",
+                f"{self.path}: {self.size} bytes are not a disk of {self.lba_size} byte sectors",
+                "disks have sectors of 512 or 4096 bytes; see --lba-size",
+            )
+
+    def _device_lba_size(self) -> int:
+        answer = fcntl.ioctl(self._fd, _BLKSSZGET, struct.pack("i", 0))
+        return int(struct.unpack("i", answer)[0])
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes. Raises LifeboatError disk-read."""
+        data = b""
+        why = "the disk ends here"
+        try:
+            while len(data) < size:
+                part = os.pread(self._fd, size - len(data), offset + len(data))
+                if not part:
+                    break
+                data += part
+        except OSError as error:
+            why = error.strerror or str(error)
+        if len(data) < size:
+            raise LifeboatError(
+                "disk-read",
+                f"{self.path}, offset 0x{offset + len(data):x}: {why}",
+                "check the disk; the other members may hold a good copy",
+            )
+        return data
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Raises LifeboatError disk-write."""
+        view = memoryview(data)
+        try:
+            while view:
+                done = os.pwrite(self._fd, view, offset)
+                view, offset = view[done:], offset + done
+        except OSError as error:
+            raise LifeboatError(
+                "disk-write",
+                f"{self.path}, offset 0x{offset:x}: {error.strerror}",
+                "check the disk and that it is not read-only",
+            ) from None
+
+    def flush(self) -> None:
+        """All writes are on the medium, and the next read comes from there."""
+        try:
+            os.fsync(self._fd)
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise LifeboatError(
+                "disk-write", f"{self.path}: flush: {error.strerror}", "check the disk"
+            ) from None
+
+    def first_nonzero(self, start: int, end: int, progress: Progress | None = None) -> int | None:
+        """Offset of the first byte in [start, end) that is not zero; skips holes of files."""
+        zeros = bytes(_CHUNK)
+        at = start
+        while at < end:
+            at = min(self._next_data(at), end)
+            size = min(_CHUNK, end - at)
+            data = self.read(at, size)
+            if data != zeros[:size]:
+                return at + size - len(data.lstrip(b"\0"))
+            at += size
+            if progress:
+                progress(at - start, end - start)
+        return None
+
+    def _next_data(self, offset: int) -> int:
+        try:
+            return os.lseek(self._fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            # ENXIO: only a hole follows; anything else: no such call for this kind of file
+            return self.size if error.errno == errno.ENXIO else offset
