@@ -1,0 +1,54 @@
+"""The hot loops, each in the fastest form this machine can run, chosen once at import.
+
+    crc32(buf, crc=0)                   CRC-32 (IEEE), continues from crc; any length, any alignment
+    blank(buf)                          True when every byte is 0xFF (and when there are none)
+    poll32(addr, mask, want, spins)     reads the device register at addr up to `spins` times,
+                                        until (word & mask) == want; says whether that came
+    copy32(addr, buf, offset, nbytes)   stores buf[offset:offset+nbytes] as 32-bit words to the
+                                        ascending device addresses from addr; 4 divides addr
+                                        and nbytes
+    wait32(addr, mask, want, ms)        poll32 with a deadline in milliseconds
+
+Buffers are anything bytes-like with elements of one byte, memory-mapped flash included. None of
+these checks that it stays inside its buffer or a device: that is the caller's job.
+
+The variants are modules of their own, so that a manifest can leave out what its architecture
+does not need or cannot compile, and so that tests can hold them equal: kernels_viper for every
+architecture with a native emitter, its CRC from kernels_rv32 (inline assembler) or, where that is
+not the architecture, kernels_viper_crc; kernels_plain for everything else.
+"""
+
+import sys
+from time import ticks_add, ticks_diff, ticks_ms
+from micropython import const
+
+_RV32IMC = const(11)
+
+# Enough polls that most waits end without a look at the clock, few enough for a deadline in ms.
+_SPINS = const(2000)
+
+# The native architecture that this interpreter runs, 0 for none (bits 10 to 13, see mpconfig's
+# MPY_FILE_HEADER_INT).
+_arch = getattr(sys.implementation, "_mpy", 0) >> 10 & 15
+
+if _arch:
+    from lifeboat.kernels_viper import blank, copy32, poll32
+else:
+    from lifeboat.kernels_plain import blank, copy32, crc32, poll32
+
+if _arch == _RV32IMC:
+    from lifeboat.kernels_rv32 import crc32
+elif _arch:
+    from lifeboat.kernels_viper_crc import crc32
+
+
+# The register is looked at once more after the deadline: time may have passed while the machine
+# did something else.
+def wait32(addr, mask, want, ms):
+    if poll32(addr, mask, want, _SPINS):
+        return True
+    end = ticks_add(ticks_ms(), ms)
+    while ticks_diff(end, ticks_ms()) > 0:
+        if poll32(addr, mask, want, _SPINS):
+            return True
+    return poll32(addr, mask, want, 1)

@@ -1,0 +1,33 @@
+"""The hot loops of kernels.py without machine code: built-in functions and plain Python."""
+
+from binascii import crc32 as _crc32
+from machine import mem32
+
+_ONES = b"\xff" * 256
+
+
+def crc32(buf, crc=0):
+    return _crc32(buf, crc) & 0xFFFFFFFF
+
+
+def blank(buf):
+    view = memoryview(buf)
+    n = len(view)
+    whole = n & ~255
+    for i in range(0, whole, 256):
+        if view[i : i + 256] != _ONES:
+            return False
+    return view[whole:] == _ONES[: n - whole]
+
+
+def poll32(addr, mask, want, spins):
+    for _ in range(spins):
+        if mem32[addr] & mask == want:
+            return True
+    return False
+
+
+def copy32(addr, buf, offset, nbytes):
+    for i in range(offset, offset + nbytes, 4):
+        mem32[addr] = buf[i] | buf[i + 1] << 8 | buf[i + 2] << 16 | buf[i + 3] << 24
+        addr += 4

@@ -1,0 +1,88 @@
+"""CRC-32 in RISC-V inline assembler: 5.5 instructions per byte, less than compiled C needs.
+
+Branches go backwards only: MicroPython's assembler reads past its label table when it sizes a
+forward branch.
+"""
+
+import micropython
+from binascii import crc32 as _bytes
+from uctypes import addressof
+from lifeboat.kernels_viper import crc_table
+
+_table = crc_table()
+
+
+# Slice-by-8 over [a2, a3), word-aligned and a multiple of 8 bytes, not empty. The bases a4 and a5
+# point into the middle of four tables each, so that all lie within a 12-bit offset.
+@micropython.asm_rv32
+def _words(a0, a1, a2, a3):
+    xori(a0, a0, -1)
+    li(t0, 6144)
+    add(a4, a1, t0)
+    li(t0, 2048)
+    add(a5, a1, t0)
+    label(loop)
+    lw(t0, 0(a2))
+    lw(t1, 4(a2))
+    addi(a2, a2, 8)
+    xor(t0, t0, a0)
+    slli(t2, t0, 2)
+    andi(t2, t2, 0x3FC)
+    add(t2, t2, a4)
+    lw(a0, 1024(t2))
+    srli(t2, t0, 6)
+    andi(t2, t2, 0x3FC)
+    add(t2, t2, a4)
+    lw(t3, 0(t2))
+    xor(a0, a0, t3)
+    srli(t2, t0, 14)
+    andi(t2, t2, 0x3FC)
+    add(t2, t2, a4)
+    lw(t3, -1024(t2))
+    xor(a0, a0, t3)
+    srli(t2, t0, 22)
+    andi(t2, t2, 0x3FC)
+    add(t2, t2, a4)
+    lw(t3, -2048(t2))
+    xor(a0, a0, t3)
+    slli(t2, t1, 2)
+    andi(t2, t2, 0x3FC)
+    add(t2, t2, a5)
+    lw(t3, 1024(t2))
+    xor(a0, a0, t3)
+    srli(t2, t1, 6)
+    andi(t2, t2, 0x3FC)
+    add(t2, t2, a5)
+    lw(t3, 0(t2))
+    xor(a0, a0, t3)
+    srli(t2, t1, 14)
+    andi(t2, t2, 0x3FC)
+    add(t2, t2, a5)
+    lw(t3, -1024(t2))
+    xor(a0, a0, t3)
+    srli(t2, t1, 22)
+    andi(t2, t2, 0x3FC)
+    add(t2, t2, a5)
+    lw(t3, -2048(t2))
+    xor(a0, a0, t3)
+    bne(a2, a3, loop)
+    xori(a0, a0, -1)
+
+
+# The built-in function takes the few bytes before the first aligned word and after the last.
+def crc32(buf, crc=0):
+    view = memoryview(buf)
+    n = len(view)
+    start = addressof(view)
+    head = -start & 3
+    tail = n - head & 7
+    body = n - head - tail
+    if body < 8:
+        return _bytes(view, crc)
+    if head:
+        crc = _bytes(view[:head], crc)
+    start += head
+    crc = _words(crc, _table, start, start + body) & 0xFFFFFFFF
+    if tail:
+        crc = _bytes(view[n - tail :], crc)
+    return crc

@@ -1,0 +1,86 @@
+"""The hot loops of kernels.py for MicroPython's viper emitter, on 32-bit and 64-bit machines.
+
+Viper integers are machine words: whether a 32-bit load is sign-extended depends on the
+architecture, so nothing here looks at bits above the 32nd. Literals of 0x40000000 and more would
+be objects, not machine words; Python passes such constants in.
+"""
+
+import micropython
+
+
+# The eight planar tables of slice-by-8: t[256 * k + b] is the CRC of byte b and k zero bytes.
+@micropython.viper
+def _fill(t: ptr32, poly: uint):
+    c = poly
+    for i in range(256):
+        c = uint(i)
+        for _ in range(8):
+            c = (c >> 1) ^ poly if c & 1 else c >> 1
+        t[i] = c
+    for i in range(256, 2048):
+        c = uint(t[i - 256])
+        t[i] = (c >> 8) ^ t[c & 255]
+
+
+def crc_table():
+    table = bytearray(8192)
+    _fill(table, 0xEDB88320)
+    return table
+
+
+@micropython.viper
+def _blank(p: ptr8, n: int) -> bool:
+    end = int(p) + n
+    while True:
+        if int(p) & 3 == 0:
+            while end - int(p) >= 32:
+                w = ptr32(p)
+                x = w[0] & w[1] & w[2] & w[3] & w[4] & w[5] & w[6] & w[7]
+                if (x & (x >> 16) & 0xFFFF) != 0xFFFF:
+                    return False
+                p = ptr8(int(p) + 32)
+        if int(p) == end:
+            return True
+        if p[0] != 255:
+            return False
+        p = ptr8(int(p) + 1)
+
+
+def blank(buf):
+    return _blank(buf, len(buf))
+
+
+@micropython.viper
+def poll32(addr: ptr32, mask: int, want: int, spins: int) -> bool:
+    while spins:
+        if addr[0] & mask == want:
+            return True
+        spins -= 1
+    return False
+
+
+# Eight words a turn while the source is aligned: each store is a bus cycle to a slow device, the
+# rest of the loop should not show.
+@micropython.viper
+def copy32(d: ptr32, buf: ptr8, offset: int, nbytes: int):
+    b = ptr8(int(buf) + offset)
+    end = int(d) + nbytes
+    if int(b) & 3 == 0:
+        s = ptr32(b)
+        stop = int(d) + (nbytes & -32)
+        while int(d) != stop:
+            d[0] = s[0]
+            d[1] = s[1]
+            d[2] = s[2]
+            d[3] = s[3]
+            d[4] = s[4]
+            d[5] = s[5]
+            d[6] = s[6]
+            d[7] = s[7]
+            d = ptr32(int(d) + 32)
+            s = ptr32(int(s) + 32)
+        b = ptr8(s)
+    while int(d) != end:
+        d[0] = b[0] | b[1] << 8 | b[2] << 16 | b[3] << 24
+        d = ptr32(int(d) + 4)
+        b = ptr8(int(b) + 4)
