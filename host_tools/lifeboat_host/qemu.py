@@ -1,0 +1,378 @@
+"""QEMU boards: start, cut the power, talk to the console and to QMP.
+
+    with Board("code.img", ["disk0.img", "disk1.img"]) as board:
+        report = board.power_on_report()
+        board.repl(interrupt=True)
+        out, err = board.run("print(1 + 1)")
+        board.cycle()
+
+The vocabulary is labgrid's: on, off (a power cut), cycle, reset. Nothing sleeps: every wait is
+for something and has a deadline in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Union
+
+from lifeboat_host import boards
+from lifeboat_host.boards import BoardSpec
+from lifeboat_host.errors import LifeboatError
+from lifeboat_host.nbd import Export
+
+# A raw image file, an NBD export, or the -blockdev description of anything else.
+Medium = Union[str, "os.PathLike[str]", Export, Mapping[str, Any]]
+
+_PORTS = 6  # of one ich9-ahci
+_TAIL = 400  # characters of console output shown with a failure
+_REPORT = "lifeboat: {"
+
+
+@dataclass
+class Sata:
+    """A SATA disk. options: further properties of QEMU's ide-hd, such as {"serial": "A1"}."""
+
+    medium: Medium
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+# A disk, or None for a port with nothing on it.
+Drive = Union[Sata, Medium, None]
+
+
+def boot_image(spec: BoardSpec) -> Path:
+    """The boot stage padded to the size of its flash, as QEMU wants it; made when outdated."""
+    firmware = spec.firmware
+    image = firmware.with_name("pflash0.img")
+    if not image.is_file() or image.stat().st_mtime_ns < firmware.stat().st_mtime_ns:
+        scratch = image.with_name(f".{image.name}.{os.getpid()}")
+        shutil.copyfile(firmware, scratch)
+        os.truncate(scratch, spec.flash_size)
+        os.replace(scratch, image)
+    return image
+
+
+def machine_arguments(
+    spec: BoardSpec,
+    flash: Medium,
+    drives: Sequence[Drive] = (),
+    icount: str | None = None,
+    extra: Sequence[str] = (),
+) -> list[str]:
+    """QEMU's command for a machine with these media, all but console and monitor.
+
+    icount: value of -icount, such as `shift=0`. extra: further arguments.
+    """
+    arguments = [spec.qemu, *spec.machine, "-display", "none", "-monitor", "none", "-nodefaults"]
+    arguments += ["-drive", _pflash(0, boot_image(spec)) + ",readonly=on"]
+    arguments += ["-drive", _pflash(1, flash)]
+    for controller in range((len(drives) + _PORTS - 1) // _PORTS or 1):
+        arguments += ["-device", f"ich9-ahci,id=ahci{controller}"]
+    for number, drive in enumerate(drives):
+        if drive is None:
+            continue
+        disk = drive if isinstance(drive, Sata) else Sata(drive)
+        node = f"disk{number}"
+        blockdev = {"driver": "raw", "node-name": node, "file": _protocol(disk.medium)}
+        properties = {
+            "drive": node,
+            "bus": f"ahci{number // _PORTS}.{number % _PORTS}",
+            "serial": f"LB{number:04}",
+            "werror": "report",
+            "rerror": "report",
+            **disk.options,
+        }
+        device = "".join(f",{key}={_escape(value)}" for key, value in properties.items())
+        arguments += ["-blockdev", json.dumps(blockdev), "-device", f"ide-hd{device}"]
+    if icount:
+        arguments += ["-icount", icount]
+    return [*arguments, *extra]
+
+
+def _protocol(medium: Medium) -> dict[str, Any]:
+    """A -blockdev description of the bytes themselves."""
+    if isinstance(medium, Export):
+        return {"driver": "nbd", "server": {"type": "unix", "path": medium.path}}
+    if isinstance(medium, Mapping):
+        return dict(medium)
+    return {"driver": "file", "filename": os.path.abspath(medium)}
+
+
+def _pflash(unit: int, medium: Medium) -> str:
+    """A -drive value: the machine's flashes take no -blockdev."""
+
+    def flat(prefix: str, node: Mapping[str, Any]) -> str:
+        return "".join(
+            flat(f"{prefix}.{key}", value)
+            if isinstance(value, Mapping)
+            else f",{prefix}.{key}={_escape(value)}"
+            for key, value in node.items()
+        )
+
+    return f"if=pflash,unit={unit},format=raw{flat('file', _protocol(medium))}"
+
+
+def _escape(value: object) -> str:
+    return str(value).replace(",", ",,")
+
+
+class Qmp:
+    """A QMP connection; `events` collects what QEMU says unasked."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(60)
+        self._connection = connection
+        self._file = connection.makefile("rb")
+        self.events: list[dict[str, Any]] = []
+        self._file.readline()  # the greeting
+        self("qmp_capabilities")
+
+    def __call__(self, command: str, **arguments: Any) -> Any:
+        """Execute a command and return its result. Raises LifeboatError qmp."""
+        message = {"execute": command, "arguments": arguments}
+        try:
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+            while True:
+                line = self._file.readline()
+                if not line:
+                    raise LifeboatError("qmp", f"{command}: QEMU closed the connection")
+                answer = json.loads(line)
+                if "return" in answer:
+                    return answer["return"]
+                if "error" in answer:
+                    raise LifeboatError("qmp", f"{command}: {answer['error']['desc']}")
+                self.events.append(answer)
+        except OSError as error:
+            raise LifeboatError("qmp", f"{command}: {error}") from None
+
+    def close(self) -> None:
+        self._file.close()
+        self._connection.close()
+
+
+class Board(AbstractContextManager["Board"]):
+    """A QEMU board with its console on pipes. Switched on when entered as a context manager.
+
+    flash: the code flash's medium. drives: SATA ports in order, None for an empty one.
+    `flash`, `drives`, `icount` and `extra` may be changed while the board is off.
+    """
+
+    def __init__(
+        self,
+        flash: Medium,
+        drives: Sequence[Drive] = (),
+        *,
+        spec: BoardSpec | None = None,
+        icount: str | None = None,
+        extra: Sequence[str] = (),
+    ) -> None:
+        self.spec = spec or boards.load()
+        self.flash = flash
+        self.drives = list(drives)
+        self.icount = icount
+        self.extra = list(extra)
+        self.console = ""  # all output since the board was switched on
+        self._read_to = 0  # how far wait_for() has got in it
+        self._folder = Path(tempfile.mkdtemp(prefix="lifeboat-qemu."))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._qmp: Qmp | None = None
+
+    def arguments(self) -> list[str]:
+        """QEMU's command as it is, without the monitor."""
+        console = ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
+        machine = machine_arguments(self.spec, self.flash, self.drives, self.icount, self.extra)
+        return machine + console
+
+    def command_line(self) -> str:
+        """The command for use by hand, quoted for a shell."""
+        return shlex.join(self.arguments())
+
+    # power
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Process number of the running QEMU. Raises LifeboatError board-off."""
+        return self._running().pid
+
+    def on(self) -> None:
+        """Start QEMU. Returns as soon as its monitor answers; the board is booting then."""
+        if self.running:
+            return
+        self.off()
+        self.console, self._read_to = "", 0
+        path = str(self._folder / "qmp")
+        monitor = ["-chardev", f"socket,id=qmp,path={path}", "-mon", "chardev=qmp,mode=control"]
+        with socket.socket(socket.AF_UNIX) as listener, open(self._stderr_path, "wb") as stderr:
+            listener.bind(path)
+            listener.listen(1)
+            try:
+                self._process = subprocess.Popen(
+                    self.arguments() + monitor,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    bufsize=0,
+                )
+                while not select.select([listener], [], [], 0.1)[0]:
+                    if self._process.poll() is not None:
+                        raise self._failure("qemu", "QEMU ended at once")
+                self._qmp = Qmp(listener.accept()[0])
+            except OSError as error:
+                hint = "run ./lifeboat setup, or install QEMU for riscv32"
+                raise LifeboatError("qemu", f"{self.spec.qemu}: {error.strerror}", hint) from None
+            except LifeboatError:
+                self.off()
+                raise
+            finally:
+                os.unlink(path)
+
+    def off(self) -> None:
+        """Cut the power: QEMU is killed. What it printed is still in `console`."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        while self._read(0):
+            pass
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream:
+                stream.close()
+        self._process = None
+        if self._qmp:
+            self._qmp.close()
+            self._qmp = None
+
+    def cycle(self) -> None:
+        """Power off and on again."""
+        self.off()
+        self.on()
+
+    def reset(self) -> None:
+        """Press the reset button: RAM keeps its content."""
+        self.qmp("system_reset")
+
+    def close(self) -> None:
+        """Off, and nothing is left behind."""
+        self.off()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Board:  # noqa: PYI034 (Self is not in Python 3.9)
+        self.on()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # monitor
+
+    def qmp(self, command: str, **arguments: Any) -> Any:
+        """Execute a QMP command and return its result."""
+        self._running()
+        assert self._qmp is not None
+        return self._qmp(command, **arguments)
+
+    def hmp(self, line: str) -> str:
+        """Execute a line of the human monitor."""
+        return str(self.qmp("human-monitor-command", **{"command-line": line}))
+
+    # console
+
+    def send(self, text: str | bytes) -> None:
+        """Type on the console."""
+        process = self._running()
+        assert process.stdin is not None
+        process.stdin.write(text.encode() if isinstance(text, str) else text)
+
+    def wait_for(self, text: str, timeout: float = 30) -> str:
+        """Console output from where the last wait ended up to and including `text`.
+
+        Raises LifeboatError: board-timeout, or board-ended when QEMU is gone.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            at = self.console.find(text, self._read_to)
+            if at >= 0:
+                start, self._read_to = self._read_to, at + len(text)
+                return self.console[start : self._read_to]
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise self._failure("board-timeout", f"no {text!r} after {timeout} seconds")
+            if self._read(left) is None:
+                raise self._failure("board-ended", f"QEMU ended before it said {text!r}")
+
+    def power_on_report(self, timeout: float = 60) -> dict[str, Any]:
+        """Wait for the report line of this power-on and return its object."""
+        deadline = time.monotonic() + timeout
+        while True:
+            line = self.wait_for("\n", max(deadline - time.monotonic(), 0)).strip()
+            if line.startswith(_REPORT):
+                report: dict[str, Any] = json.loads(line[len(_REPORT) - 1 :])
+                return report
+
+    def repl(self, interrupt: bool = False, timeout: float = 30) -> None:
+        """Enter the raw REPL. interrupt: stop the application first, by Ctrl-C."""
+        if interrupt:
+            self.send("\r\x03\x03")
+        self.wait_for(">>> ", timeout)
+        self.send("\r\x01")
+        self.wait_for("raw REPL; CTRL-B to exit\r\n>", timeout)
+
+    def run(self, code: str, timeout: float = 60) -> tuple[str, str]:
+        """Run Python code in the raw REPL; (what it printed, its traceback or "")."""
+        self.send(code.encode() + b"\x04")
+        self.wait_for("OK", timeout)
+        out = self.wait_for("\x04", timeout)[:-1]
+        err = self.wait_for("\x04", timeout)[:-1]
+        self.wait_for(">", timeout)
+        return out, err
+
+    def _read(self, timeout: float) -> str | None:
+        """What the board printed within that time, "" if nothing, None at the end."""
+        assert self._process is not None and self._process.stdout is not None
+        stream = self._process.stdout.fileno()
+        if not select.select([stream], [], [], timeout)[0]:
+            return ""
+        data = os.read(stream, 65536)
+        # Not UTF-8: a character may be cut in two here, and a byte must never be lost.
+        text = data.decode("latin-1")
+        self.console += text
+        return text or None
+
+    # failures
+
+    @property
+    def _stderr_path(self) -> Path:
+        return self._folder / "stderr"
+
+    @property
+    def stderr(self) -> str:
+        """What QEMU itself had to say."""
+        return self._stderr_path.read_text(errors="replace").strip()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise LifeboatError("board-off", "the board is off", "switch it on first")
+        return self._process
+
+    def _failure(self, code: str, what: str) -> LifeboatError:
+        message = (
+            f"{what}; console ends with {self.console[-_TAIL:]!r}; "
+            f"QEMU said {self.stderr or 'nothing'!r}"
+        )
+        return LifeboatError(code, message, f"by hand: {self.command_line()}")
