@@ -34,9 +34,9 @@ def _blank(p: ptr8, n: int) -> bool:
     while True:
         if int(p) & 3 == 0:
             while end - int(p) >= 32:
-                w = ptr32(p)
-                x = w[0] & w[1] & w[2] & w[3] & w[4] & w[5] & w[6] & w[7]
-                if (x & (x >> 16) & 0xFFFF) != 0xFFFF:
+                n = ptr32(p)[0] & ptr32(p)[1] & ptr32(p)[2] & ptr32(p)[3]
+                n &= ptr32(p)[4] & ptr32(p)[5] & ptr32(p)[6] & ptr32(p)[7]
+                if n & (n >> 16) & 0xFFFF != 0xFFFF:
                     return False
                 p = ptr8(int(p) + 32)
         if int(p) == end:
@@ -59,15 +59,14 @@ def poll32(addr: ptr32, mask: int, want: int, spins: int) -> bool:
     return False
 
 
-# Eight words a turn while the source is aligned: each store is a bus cycle to a slow device, the
-# rest of the loop should not show.
+# Sixteen words a turn while the source is aligned: each store is a bus cycle to a slow device, the
+# rest of the loop should not show. The first two locals live in registers.
 @micropython.viper
-def copy32(d: ptr32, buf: ptr8, offset: int, nbytes: int):
-    b = ptr8(int(buf) + offset)
+def copy32(d: ptr32, s: ptr32, offset: int, nbytes: int):
+    s = ptr32(int(s) + offset)
     end = int(d) + nbytes
-    if int(b) & 3 == 0:
-        s = ptr32(b)
-        stop = int(d) + (nbytes & -32)
+    if int(s) & 3 == 0:
+        stop = int(d) + (nbytes & -64)
         while int(d) != stop:
             d[0] = s[0]
             d[1] = s[1]
@@ -77,10 +76,18 @@ def copy32(d: ptr32, buf: ptr8, offset: int, nbytes: int):
             d[5] = s[5]
             d[6] = s[6]
             d[7] = s[7]
-            d = ptr32(int(d) + 32)
-            s = ptr32(int(s) + 32)
-        b = ptr8(s)
+            d[8] = s[8]
+            d[9] = s[9]
+            d[10] = s[10]
+            d[11] = s[11]
+            d[12] = s[12]
+            d[13] = s[13]
+            d[14] = s[14]
+            d[15] = s[15]
+            d = ptr32(int(d) + 64)
+            s = ptr32(int(s) + 64)
     while int(d) != end:
+        b = ptr8(s)
         d[0] = b[0] | b[1] << 8 | b[2] << 16 | b[3] << 24
         d = ptr32(int(d) + 4)
-        b = ptr8(int(b) + 4)
+        s = ptr32(int(s) + 4)
