@@ -1,0 +1,81 @@
+"""NOR flash in RAM: programming clears bits, only an erase sets them, both can be torn."""
+
+from errno import EIO, EINVAL
+
+from fakes.power import Power
+
+
+class RamFlash:
+    """A memory-mapped NOR flash as a block device.
+
+    data: bytearray, the content. It raises AssertionError when a program would have to set a
+    bit: real flash would silently hold the AND of both. mapped: whether view() is there.
+    """
+
+    def __init__(self, data, erase_size, power=None, mapped=True):
+        self.name = "ramflash"
+        self.data = data
+        self.size = erase_size
+        self.power = power or Power()
+        self.erases = 0
+        self.programs = 0
+        self.fail_erase = ()  # erase blocks that give EIO
+        self.stuck = ()  # byte addresses that keep their value
+        if mapped:
+            self.view = lambda: memoryview(self.data)
+
+    def readblocks(self, block, buf, offset=0):
+        at = self._at(block, offset, len(buf))
+        buf[:] = self.data[at : at + len(buf)]
+
+    def _at(self, block, offset, length):
+        at = block * self.size + offset
+        if block < 0 or offset < 0 or at + length > len(self.data):
+            raise OSError(EINVAL)
+        return at
+
+    def writeblocks(self, block, buf, offset=None):
+        if offset is None:
+            for i in range(len(buf) // self.size):
+                self.ioctl(6, block + i)
+            offset = 0
+        at = self._at(block, offset, len(buf))
+        for i in range(0, len(buf), 4096):
+            piece = bytes(buf[i : i + 4096])
+            half = piece[: len(piece) // 2]
+            self.power.operation("flash", "program", at + i, lambda h=half, i=i: self._program(at + i, h))
+            self._program(at + i, piece)
+        return 0
+
+    def _program(self, at, piece):
+        self.programs += 1
+        old = self.data[at : at + len(piece)]
+        if not all(o & n == n for o, n in zip(old, piece)):
+            raise AssertionError("flash programmed without erase at %#x" % at)
+        self._store(at, piece)
+
+    def _store(self, at, piece):
+        for address in self.stuck:
+            if at <= address < at + len(piece):
+                piece = bytearray(piece)
+                piece[address - at] = self.data[address]
+        self.data[at : at + len(piece)] = piece
+
+    def ioctl(self, op, arg):
+        if op in (1, 2, 3):
+            return 0
+        if op == 4:
+            return len(self.data) // self.size
+        if op == 5:
+            return self.size
+        if op == 6:
+            at = self._at(arg, 0, self.size)
+            if arg in self.fail_erase:
+                raise OSError(EIO)
+            # A torn erase leaves some cells erased and others neither 0 nor 1.
+            torn = bytes(b"\xff\xa5" * (self.size // 4))
+            self.power.operation("flash", "erase", at, lambda: self._store(at, torn))
+            self.erases += 1
+            self._store(at, b"\xff" * self.size)
+            return 0
+        return None
