@@ -1,23 +1,43 @@
-# Freeze lifeboat into a board: include("path/to/firmware/manifest.py") in the board's manifest.
+# Freeze lifeboat into a board:
+#
+#     include("path/to/firmware/manifest.py", arch="rv32", drivers="cfi ahci")
+#
+# arch      "rv32": viper and inline assembler, for mpy-cross -march=rv32imc
+#           "viper": viper only, for the other architectures with a native emitter
+#           "": plain bytecode
+# drivers   names of the modules in lifeboat/drivers that the board uses, separated by blanks
+options.defaults(arch="", drivers="")
+
+_CORE = (
+    "__init__",
+    "blockdev",
+    "boot",
+    "checking",
+    "codeflash",
+    "creating",
+    "errors",
+    "gpt",
+    "inspecting",
+    "kernels",
+    "manifest",
+    "partitioning",
+    "recovery",
+    "region",
+    "report",
+    "drivers/__init__",
+)
+_KERNELS = {
+    "rv32": ("kernels_viper", "kernels_rv32"),
+    "viper": ("kernels_viper", "kernels_viper_crc"),
+    "": ("kernels_plain",),
+}
+
 package(
     "lifeboat",
-    files=(
-        "__init__.py",
-        "blockdev.py",
-        "boot.py",
-        "checking.py",
-        "codeflash.py",
-        "creating.py",
-        "errors.py",
-        "gpt.py",
-        "inspecting.py",
-        "kernels.py",
-        "manifest.py",
-        "recovery.py",
-        "region.py",
-        "report.py",
-        "drivers/__init__.py",
-        "drivers/ahci.py",
-        "drivers/cfi.py",
-    ),
+    files=[
+        name + ".py"
+        for name in _CORE
+        + _KERNELS[options.arch]
+        + tuple("drivers/" + name for name in options.drivers.split())
+    ],
 )

@@ -22,6 +22,7 @@ ADVICE = {
     "commit-magic": "the slot is free",
     "commit-version": "the backup is of a newer format; update the boot stage",
     "copy-bad": "a backup copy of a block was damaged; it is rewritten from intact code",
+    "disk-in-use": "the disk may hold somebody's data; choose another, or free the range first",
     "disk-failed": "the disk gives errors; check its cable, then replace it",
     "disk-lies": "the disk does not return what was written to it; replace it",
     "disk-timeout": "the disk did not answer in time; check its power, then replace it",

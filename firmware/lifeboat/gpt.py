@@ -8,34 +8,37 @@ from .blockdev import geometry
 from .kernels import crc32
 
 _ENTRIES = const(1024)  # more than any tool makes; bounds the work on a hostile table
+_UNUSED = bytes(16)
 
 
-def find(disk, type_guid):
-    """Return (first LBA, sectors) of the first partition of a type, or None.
+def find(disk, match):
+    """Look for a partition for which match(type, first LBA, last LBA) holds.
 
-    type_guid: the 16 bytes as they stand on disk. Raises OSError as the disk does.
+    type: the type GUID, 16 bytes as they stand on disk. Returns (first LBA, sectors) of the
+    first one; () when the disk has a valid table without such a partition; None when it has no
+    valid table. Raises OSError as the disk does.
     """
     count, size = geometry(disk)
     buf = bytearray(size)
     for lba in (1, count - 1):
         disk.readblocks(lba, buf)
-        found = _table(disk, lba, buf, count, type_guid)
+        found = _table(disk, lba, buf, count, match)
         if found is not None:
-            return found or None
+            return found
     return None
 
 
-# None: no valid table at lba; (): a valid one without such a partition. The header is in buf,
-# which is used again for the entries.
-def _table(disk, lba, buf, count, type_guid):
+# find() for the table at lba, whose header is in buf; buf is used again for the entries.
+def _table(disk, lba, buf, count, match):
     size = len(buf)
+    view = memoryview(buf)
     header_size, header_crc = unpack_from("<II", buf, 12)
     if bytes(buf[:8]) != b"EFI PART" or not 92 <= header_size <= size:
         return None
     my_lba = unpack_from("<Q", buf, 24)[0]
     entries_lba, entries, entry_size, entries_crc = unpack_from("<QIII", buf, 72)
     buf[16:20] = b"\0\0\0\0"
-    if crc32(memoryview(buf)[:header_size]) != header_crc or my_lba != lba:
+    if crc32(view[:header_size]) != header_crc or my_lba != lba:
         return None
     if entry_size not in (128, 256, 512) or not 0 < entries <= _ENTRIES:
         return None
@@ -44,13 +47,14 @@ def _table(disk, lba, buf, count, type_guid):
         return None
     found = ()
     crc = 0
-    view = memoryview(buf)
     for at in range(0, length, size):
         disk.readblocks(entries_lba + at // size, buf)
-        crc = crc32(view[: min(size, length - at)], crc)
-        for entry in range(0, min(size, length - at), entry_size):
-            if not found and view[entry : entry + 16] == type_guid:
-                first, last = unpack_from("<QQ", buf, entry + 32)
-                if 0 < first <= last < count:
+        used = min(size, length - at)
+        crc = crc32(view[:used], crc)
+        for entry in range(0, used, entry_size):
+            first, last = unpack_from("<QQ", buf, entry + 32)
+            if not found and 0 < first <= last < count:
+                kind = bytes(view[entry : entry + 16])
+                if kind != _UNUSED and match(kind, first, last):
                     found = first, last - first + 1
     return found if crc == entries_crc else None

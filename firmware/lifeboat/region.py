@@ -261,7 +261,7 @@ def _per_unit(disk):
 # The LBAs where a header copy may be, best first, each with the partition it must fill.
 def _places(disk, lbas):
     per_unit = _per_unit(disk)
-    partition = gpt.find(disk, TYPE_GUID)
+    partition = gpt.find(disk, lambda kind, first, last: kind == TYPE_GUID)
     if partition:
         first, sectors = partition
         end = first + sectors
