@@ -1,0 +1,47 @@
+// What the files of this port share. The machine's part is "mach.h" in the board's folder:
+//
+//   MACH_TIMEBASE_HZ                   rate of the CLINT's mtime
+//   MACH_UART_IRQ                      the console UART's number at the PLIC
+//   void mach_uart_init(void)          receive interrupt on
+//   int mach_uart_rx(void)             next byte received, -1 if there is none
+//   bool mach_uart_tx(uint8_t byte)    false if there is no room yet
+//   uint64_t mach_time_ns(void)        wall clock, since 1970
+//   void mach_reset(void)              reset the whole machine, as its reset button would
+//   void mach_fail(void)               boot stage is broken: stop the machine, if it can be
+//
+#ifndef LIFEBOAT_PORT_H
+#define LIFEBOAT_PORT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define PORT_REG8(addr) (*(volatile uint8_t *)(uintptr_t)(addr))
+#define PORT_REG32(addr) (*(volatile uint32_t *)(uintptr_t)(addr))
+
+// Values of machine.reset_cause(), numbered as on other ports.
+enum {
+    PORT_PWRON_RESET = 1,
+    PORT_HARD_RESET = 2,
+    PORT_WDT_RESET = 3,
+    PORT_SOFT_RESET = 5,
+};
+
+// Memory that survives every reset but loss of power, which clears it: machine.retained().
+#define PORT_RETAINED_SIZE (2048)
+extern uint8_t port_retained[PORT_RETAINED_SIZE];
+
+void port_console_init(void);
+
+// Take what the UART has received. True if there was something.
+bool port_poll(void);
+
+// Sleep until input arrives, but not longer than `ms` (or a second: callers loop anyway).
+void port_wait_ms(unsigned ms);
+
+unsigned port_reset_cause(void);
+__attribute__((noreturn)) void port_reset(void);
+
+// Report an error from which there is no way on, and stop.
+__attribute__((noreturn)) void port_panic(const char *what);
+
+#endif
