@@ -66,9 +66,12 @@ class Window:
             self.erases += 1
         return self._dev.ioctl(op, arg)
 
-    def view(self):
-        """Return a memoryview of the window, or None when the device is not memory mapped."""
-        view = getattr(self._dev, "view", None)
-        if view is None:
-            return None
-        return view()[self._first * self.size : (self._first + self.count) * self.size]
+    @property
+    def mapped(self):
+        """Whether view() works: the device is memory mapped."""
+        return hasattr(self._dev, "view")
+
+    def view(self, offset, length):
+        """Return a view of the window's bytes [offset, offset + length), without a copy."""
+        self._check(0, offset, length)
+        return self._dev.view(self._first * self.size + offset, length)

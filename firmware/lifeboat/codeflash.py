@@ -25,7 +25,6 @@ class CodeFlash:
             raise OSError(EINVAL)
         self._dev = Window(dev, 0, count)
         self._per_block = block_size // erase_size
-        self._view = self._dev.view()
         self.block_size = block_size
         self.manifest_block = count // self._per_block - 1
 
@@ -36,8 +35,8 @@ class CodeFlash:
 
     def map(self, offset, size):
         """Return flash bytes [offset, offset + size): a view where mapped, else a copy in RAM."""
-        if self._view is not None:
-            return self._view[offset : offset + size]
+        if self._dev.mapped:
+            return self._dev.view(offset, size)
         buf = bytearray(size)
         self._read(offset, memoryview(buf))
         return buf
@@ -53,8 +52,8 @@ class CodeFlash:
     def crc(self, block):
         """Return the CRC-32 of a whole block."""
         start, size = block * self.block_size, self.block_size
-        if self._view is not None:
-            return crc32(self._view[start : start + size])
+        if self._dev.mapped:
+            return crc32(self._dev.view(start, size))
         crc = 0
         buf = memoryview(bytearray(min(_CHUNK, size)))
         for offset in range(start, start + size, len(buf)):
@@ -71,8 +70,8 @@ class CodeFlash:
         manifest = Manifest.load(lambda offset, buf: self._read(start + offset, buf))
         rest = start + len(manifest.raw)
         end = start + self.block_size
-        if self._view is not None:
-            return manifest, blank(self._view[rest:end])
+        if self._dev.mapped:
+            return manifest, blank(self._dev.view(rest, end - rest))
         buf = memoryview(bytearray(_CHUNK))
         for offset in range(rest, end, _CHUNK):
             piece = buf[: min(_CHUNK, end - offset)]

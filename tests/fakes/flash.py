@@ -22,7 +22,7 @@ class RamFlash:
         self.fail_erase = ()  # erase blocks that give EIO
         self.stuck = ()  # byte addresses that keep their value
         if mapped:
-            self.view = lambda: memoryview(self.data)
+            self.view = lambda offset, size: memoryview(self.data)[offset : offset + size]
 
     def readblocks(self, block, buf, offset=0):
         at = self._at(block, offset, len(buf))

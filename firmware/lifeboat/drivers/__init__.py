@@ -1,0 +1,1 @@
+"""Drivers of flashes and disks: MicroPython block devices that raise OSError and never hang."""
