@@ -27,7 +27,7 @@ import errno
 from machine import mem32
 from micropython import const
 from time import sleep_ms, ticks_diff, ticks_ms
-from uctypes import addressof
+from uctypes import addressof, bytearray_at
 from lifeboat.kernels import wait32
 
 # PCI configuration space.
@@ -86,7 +86,7 @@ _STOP_MS = const(500)  # CR and FR clear (10.1.2, 10.4.2)
 _COMRESET_MS = const(2)  # DET=1 for at least 1 ms (10.4.2)
 _ABSENT_MS = const(20)  # a device answers COMRESET within 10 ms (SATA 3, 8.4.1)
 _LINK_MS = const(1000)  # from "seen" to "up", retries at lower speeds included
-_READY_MS = const(10000)  # spin-up; ATA allows 31 s (ATA8-ACS 4.2), a boot can not wait for it
+_READY_MS = const(10000)  # spin-up; ATA allows 31 s (ATA8-ACS 4.2), a boot can't wait for it
 _COMMAND_MS = const(5000)  # one transfer, the disk's own retries included
 _FLUSH_MS = const(30000)  # FLUSH CACHE may take longer than 30 s (ATA8-ACS 7.10)
 _SLICE_MS = const(1)  # how often a running command is looked at for errors
@@ -226,8 +226,7 @@ class AHCIDisk:
     def _transfer(self, write, n, buf, offset):
         self._check()
         size = self._size
-        view = memoryview(buf)
-        left = len(view)
+        left = len(buf)
         start = n * size + (offset or 0)
         if (
             n < 0
@@ -237,12 +236,12 @@ class AHCIDisk:
         ):
             raise OSError(errno.EINVAL)
         lba, skip = divmod(start, size)
-        at = addressof(view)
+        at = addressof(buf)
         done = 0
         while done < left:
             if skip or left - done < size or at & 1:
                 part = min(size - skip, left - done)
-                self._piece(write, lba, skip, view[done : done + part])
+                self._piece(write, lba, skip, at + done, part)
                 count = 1
                 skip = 0
             else:
@@ -252,18 +251,18 @@ class AHCIDisk:
             lba += count
             done += part
 
-    # A part of a sector, or a sector at an address that DMA cannot reach.
-    def _piece(self, write, lba, skip, view):
+    # A part of a sector, or a sector at an address that DMA can't reach. (A slice of a memoryview
+    # can't start beyond 16 MB; this can.)
+    def _piece(self, write, lba, skip, at, n):
+        piece = bytearray_at(at, n)
         bounce = self._bounce
-        n = len(view)
-        at = addressof(bounce)
         if not write or n < self._size:
-            self._sectors(False, lba, 1, at)
+            self._sectors(False, lba, 1, addressof(bounce))
         if write:
-            memoryview(bounce)[skip : skip + n] = view
-            self._sectors(True, lba, 1, at)
+            bounce[skip : skip + n] = piece
+            self._sectors(True, lba, 1, addressof(bounce))
         else:
-            view[:] = memoryview(bounce)[skip : skip + n]
+            piece[:] = memoryview(bounce)[skip : skip + n]
 
     def _sectors(self, write, lba, count, at):
         if write:
