@@ -2,27 +2,35 @@
 
 import hashlib
 import struct
-import zlib
+from binascii import crc32
 
 from fakes.disk import RamDisk
 from fakes.flash import RamFlash
 from fakes.power import Power
+from fakes.rng import Rng
 
 PRODUCT = "sim"
 ERASE = 4096
 BLOCKS = 9  # eight for code, one for the manifest
-SLOT = 69632 + (BLOCKS - 1) * ERASE
-REGION = 4096 + 2 * SLOT + 8192
+
+
+def slot_size(blocks=BLOCKS, block=ERASE):
+    """Return the slot size for a code flash of so many blocks."""
+    return 69632 + (blocks - 1) * block
+
+
+def region_size(slot, slots=2):
+    """Return the size of a region without spare room."""
+    return 4096 + slots * slot + 8192
+
+
+SLOT = slot_size()
+REGION = region_size(SLOT)
 
 
 def noise(seed, size):
     """Return pseudo-random bytes that depend on seed only."""
-    out = b""
-    n = 0
-    while len(out) < size:
-        out += hashlib.sha256(b"%d/%d" % (seed, n)).digest()
-        n += 1
-    return out[:size]
+    return Rng(seed).bytes(size)
 
 
 def pad(text, size):
@@ -39,19 +47,19 @@ def manifest(code, block=ERASE, product=PRODUCT, version="1.0"):
     out += pad(product, 32) + pad(version, 24) + bytes(32)
     out += pad("app", 24) + struct.pack("<III", 0, 0, len(code)) + bytes(12)
     for b in blocks:
-        out += struct.pack("<I", zlib.crc32(b))
+        out += struct.pack("<I", crc32(b))
     for b in blocks:
         out += hashlib.sha256(b).digest()
-    return out + struct.pack("<I", zlib.crc32(out))
+    return out + struct.pack("<I", crc32(out))
 
 
-def image(seed=1, blocks=6, version="1.0", erase=ERASE, total=BLOCKS):
+def image(seed=1, blocks=6, version="1.0", block=ERASE, total=BLOCKS):
     """Return the content of a code flash."""
-    code = noise(seed, blocks * erase)
-    flash = bytearray(b"\xff" * (total * erase))
+    code = noise(seed, blocks * block)
+    flash = bytearray(b"\xff" * (total * block))
     flash[: len(code)] = code
-    m = manifest(code, erase, version=version)
-    flash[(total - 1) * erase : (total - 1) * erase + len(m)] = m
+    m = manifest(code, block, version=version)
+    flash[(total - 1) * block : (total - 1) * block + len(m)] = m
     return flash
 
 
@@ -75,7 +83,7 @@ def header(disk, start, member=0, members=1, set_id=b"S" * 16, slots=2, slot=SLO
     out += set_id + bytes([member + 1] * 16)
     out += struct.pack("<QQHHIQ", start, size // disk.size, member, members, slots, slot)
     out += bytes(508 - len(out))
-    return out + struct.pack("<I", zlib.crc32(out)) + bytes(4096 - 512)
+    return out + struct.pack("<I", crc32(out)) + bytes(4096 - 512)
 
 
 def make_region(disk, start=None, **kwargs):
@@ -90,20 +98,29 @@ def make_region(disk, start=None, **kwargs):
 
 
 class SimBoard:
-    """A board as lifeboat.boot describes it, out of one RamFlash and some RamDisks."""
+    """A board as lifeboat.boot describes it, out of one RamFlash and some RamDisks.
+
+    content: of the flash; members: how many disks, each with a region at its end; extra: sectors
+    before the region; sector: bytes; block: lifeboat's block size, a multiple of erase.
+    """
 
     PRODUCT = PRODUCT
-    BLOCK_SIZE = ERASE
     UNSIGNED = True
     REGION_LBAS = ()
 
-    def __init__(self, content, members=2, power=None, extra=40):
+    def __init__(
+        self, content, members=2, power=None, extra=40, block=ERASE, erase=ERASE, mapped=True,
+        sector=512, slots=2,
+    ):  # fmt: skip
+        self.BLOCK_SIZE = block
         self.power = power or Power()
-        self.nor = RamFlash(content, ERASE, self.power)
+        self.nor = RamFlash(content, erase, self.power, mapped)
         self.drives = []
+        slot = slot_size(len(content) // block, block)
+        size = region_size(slot, slots)
         for i in range(members):
-            disk = RamDisk("disk%d" % i, REGION // 512 + extra, self.power)
-            make_region(disk, member=i, members=members)
+            disk = RamDisk("disk%d" % i, size // sector + extra, self.power, sector)
+            make_region(disk, member=i, members=members, slot=slot, slots=slots, size=size)
             self.drives.append(disk)
         self.kept = bytearray(2048)
 

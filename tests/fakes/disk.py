@@ -1,9 +1,9 @@
 """A disk in RAM with a volatile write cache and the ways in which disks misbehave."""
 
-import random
 from errno import EINVAL, EIO, ENODEV, ETIMEDOUT
 
 from fakes.power import Power
+from fakes.rng import Rng
 
 
 class RamDisk:
@@ -70,12 +70,12 @@ class RamDisk:
     def settle(self, keep, seed=0):
         """Empty the cache as a power cut does: keep "none", "all", only the "last" write or a
         "random" part of what was not flushed."""
-        rng = random.Random(seed)
+        rng = Rng(seed)
         last = self.cache[-1][0] if self.cache else None
         for n, lba, data in self.cache:
             if keep == "all" or (keep == "last" and n == last):
                 self.sectors[lba] = data
-            elif keep == "random" and rng.random() < 0.5:
+            elif keep == "random" and rng.below(2):
                 self.sectors[lba] = data
         self.cache = []
 
