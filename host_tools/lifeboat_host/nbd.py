@@ -3,7 +3,7 @@
 Every medium of a machine (disks, flash) is an export of one `Lab`, so "cut the power at the
 n-th operation" is one number for the whole machine:
 
-    with Lab(cut_at=17, on_cut=board.off) as lab:
+    with Lab(cut_at=17, on_cut=board.kill) as lab:
         disk = lab.export("disk0", FileStore(path), volatile=True)
         ...                       # QEMU connects to disk.path, the board runs
         lab.cut.wait(60)

@@ -12,6 +12,7 @@ for something and has a deadline in seconds.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import select
@@ -31,13 +32,13 @@ from lifeboat_host import boards
 from lifeboat_host.boards import BoardSpec
 from lifeboat_host.errors import LifeboatError
 from lifeboat_host.nbd import Export
+from lifeboat_host.report import parse_line
 
 # A raw image file, an NBD export, or the -blockdev description of anything else.
 Medium = Union[str, "os.PathLike[str]", Export, Mapping[str, Any]]
 
 _PORTS = 6  # of one ich9-ahci
 _TAIL = 400  # characters of console output shown with a failure
-_REPORT = "lifeboat: {"
 
 
 @dataclass
@@ -216,6 +217,7 @@ class Board(AbstractContextManager["Board"]):
             return
         self.off()
         self.console, self._read_to = "", 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         path = str(self._folder / "qmp")
         monitor = ["-chardev", f"socket,id=qmp,path={path}", "-mon", "chardev=qmp,mode=control"]
         with socket.socket(socket.AF_UNIX) as listener, open(self._stderr_path, "wb") as stderr:
@@ -242,12 +244,17 @@ class Board(AbstractContextManager["Board"]):
             finally:
                 os.unlink(path)
 
+    def kill(self) -> None:
+        """Cut the power from any thread: a wait for the console then ends as board-ended."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
     def off(self) -> None:
         """Cut the power: QEMU is killed. What it printed is still in `console`."""
         if self._process is None:
             return
-        self._process.kill()
-        self._process.wait()
+        self.kill()
         while self._read(0):
             pass
         for stream in (self._process.stdin, self._process.stdout):
@@ -320,9 +327,9 @@ class Board(AbstractContextManager["Board"]):
         """Wait for the report line of this power-on and return its object."""
         deadline = time.monotonic() + timeout
         while True:
-            line = self.wait_for("\n", max(deadline - time.monotonic(), 0)).strip()
-            if line.startswith(_REPORT):
-                report: dict[str, Any] = json.loads(line[len(_REPORT) - 1 :])
+            line = self.wait_for("\n", max(deadline - time.monotonic(), 0))
+            report = parse_line(line)
+            if report:
                 return report
 
     def repl(self, interrupt: bool = False, timeout: float = 30) -> None:
@@ -342,17 +349,15 @@ class Board(AbstractContextManager["Board"]):
         self.wait_for(">", timeout)
         return out, err
 
-    def _read(self, timeout: float) -> str | None:
-        """What the board printed within that time, "" if nothing, None at the end."""
+    def _read(self, timeout: float) -> int | None:
+        """Bytes that the board printed within that time; None when QEMU has ended."""
         assert self._process is not None and self._process.stdout is not None
         stream = self._process.stdout.fileno()
         if not select.select([stream], [], [], timeout)[0]:
-            return ""
+            return 0
         data = os.read(stream, 65536)
-        # Not UTF-8: a character may be cut in two here, and a byte must never be lost.
-        text = data.decode("latin-1")
-        self.console += text
-        return text or None
+        self.console += self._decoder.decode(data)
+        return len(data) or None
 
     # failures
 

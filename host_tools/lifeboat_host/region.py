@@ -219,7 +219,7 @@ def slot_size_for(flash_size: int, block_size: int) -> int:
 
 def size_for(slot_size: int, slots: int) -> int:
     """Bytes of a region with that many slots."""
-    return _OVERHEAD + slots * slot_size
+    return _OVERHEAD + slots * (slot_size + -slot_size % UNIT)
 
 
 def place(disk: Disk, where: Where, size: int) -> tuple[int, int]:
@@ -267,6 +267,8 @@ def new_set(
 
     size: bytes of the region (default: just enough). need: least bytes of a slot.
     """
+    if not 2 <= slots <= 16:
+        raise LifeboatError("region-field", f"{slots} slots", "a region has 2 to 16 slots")
     set_id = os.urandom(16)
     headers = []
     for index, disk in enumerate(disks):

@@ -1,0 +1,144 @@
+"""`lifeboat board`: a QEMU board in the background, with its console on a pty."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.table import Table
+
+from lifeboat_host import boards, options, report
+from lifeboat_host.errors import EXIT_OK, LifeboatError
+from lifeboat_host.output import Output
+from lifeboat_host.session import Session, Status
+
+_REPORT_TIMEOUT = 60  # seconds: a full inspection and a full recovery take less
+
+_EXAMPLES = """\
+examples:
+  lifeboat board run --flash code.img --disk disk0.img --disk disk1.img
+  mpremote connect /dev/pts/N exec "import lifeboat; print(lifeboat.report())"
+  lifeboat board reset
+  lifeboat board off
+
+Without --flash the board gets a blank flash in its own folder, where it stays.
+"""
+
+
+def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "board",
+        help="run a QEMU board and talk to it",
+        description="One board per --name runs in the background.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    named = argparse.ArgumentParser(add_help=False, parents=[common])
+    named.add_argument("--name", default="default", help="which board (default: default)")
+    for name, run, help_text in (
+        ("run", _run, "switch it on; prints QEMU's command line and the console's pty"),
+        ("command", _command, "print that command line and start nothing"),
+    ):
+        action = actions.add_parser(name, parents=[named], help=help_text)
+        action.add_argument("--board", default=boards.DEFAULT_BOARD, help="board id")
+        action.add_argument("--flash", type=Path, help="code flash image")
+        action.add_argument(
+            "--disk", type=Path, action="append", default=[], help="SATA disk image; repeat it"
+        )
+        action.set_defaults(run=run)
+    for name, run, help_text in (
+        ("off", _off, "switch it off"),
+        ("reset", _reset, "press its reset button"),
+        ("status", _status, "does it run, where is its console, what did it report"),
+    ):
+        actions.add_parser(name, parents=[named], help=help_text).set_defaults(run=run)
+
+
+def _blank_flash(path: Path, size: int) -> Path:
+    """The board's own flash: blank when new."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\xff" * size)
+    return path
+
+
+def _flash(args: argparse.Namespace, session: Session, spec: boards.BoardSpec) -> Path:
+    flash: Path = args.flash or _blank_flash(session.folder / "flash.img", spec.flash_size)
+    for path in [flash, *args.disk]:
+        if not path.is_file():
+            raise LifeboatError(
+                "board-medium",
+                f"{path}: no such file",
+                "make an image with `lifeboat image build`, a disk with `truncate -s 1G FILE`",
+            )
+    if flash.stat().st_size != spec.flash_size:
+        raise LifeboatError(
+            "board-medium",
+            f"{flash}: {flash.stat().st_size} bytes, the board's flash has {spec.flash_size}",
+            f"build the image with --board {spec.id}",
+        )
+    return flash
+
+
+def _show(output: Output, status: Status) -> None:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("board", f"{status.name}, {'running' if status.running else 'off'}")
+    if status.running:
+        grid.add_row("pid", str(status.pid))
+        grid.add_row("console", status.pty)
+    grid.add_row("log", status.console_log)
+    output.show(grid)
+    if status.report:
+        output.show("", report.table(status.report))
+    if status.running:
+        output.show("", f"  next: mpremote connect {status.pty} repl", "")
+
+
+def _run(args: argparse.Namespace, output: Output) -> int:
+    spec = boards.load(args.board)
+    session = Session(args.name)
+    status = session.start(spec, _flash(args, session, spec), args.disk)
+    output.show(status.command, "")
+    session.wait_for_report(_REPORT_TIMEOUT)
+    status = session.status()
+    if not status.report:
+        output.show(f"no report within {_REPORT_TIMEOUT} seconds, see the log")
+    _show(output, status)
+    output.result(asdict(status))
+    return EXIT_OK
+
+
+def _command(args: argparse.Namespace, output: Output) -> int:
+    spec = boards.load(args.board)
+    session = Session(args.name)
+    command = session.arguments(spec, _flash(args, session, spec), args.disk)
+    output.show(shlex.join(command))
+    output.result({"command": command})
+    return EXIT_OK
+
+
+def _off(args: argparse.Namespace, output: Output) -> int:
+    session = Session(args.name)
+    session.stop()
+    output.show(f"board {args.name} is off")
+    output.result(asdict(session.status()))
+    return EXIT_OK
+
+
+def _reset(args: argparse.Namespace, output: Output) -> int:
+    session = Session(args.name)
+    session.reset()
+    output.show(f"board {args.name} was reset")
+    output.result(asdict(session.status()))
+    return EXIT_OK
+
+
+def _status(args: argparse.Namespace, output: Output) -> int:
+    status = Session(args.name).status()
+    _show(output, status)
+    output.result(asdict(status))
+    return EXIT_OK

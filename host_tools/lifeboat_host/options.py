@@ -1,0 +1,63 @@
+"""Command-line arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from lifeboat_host import boards
+from lifeboat_host.errors import LifeboatError
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def number(text: str) -> int:
+    """A count or size: decimal or 0x..., with K, M, G or T for powers of 1024."""
+    unit = text[-1:].upper()
+    digits, unit = (text[:-1], unit) if unit in "KMGT" and unit else (text, "")
+    try:
+        value = int(digits, 0) * _UNITS[unit]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number like 32M or 0x1000") from None
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is negative")
+    return value
+
+
+def common() -> argparse.ArgumentParser:
+    """Parent parser of every command."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no tables")
+    return parser
+
+
+def add_flash(parser: argparse.ArgumentParser, product: bool) -> None:
+    """Options that say what code flash is meant: a board's, or these numbers."""
+    group = parser.add_argument_group("code flash", "a known board's, or its numbers")
+    group.add_argument("--board", help=f"board id (default {boards.DEFAULT_BOARD})")
+    if product:
+        group.add_argument("--product", help="which product the code is for")
+    group.add_argument("--flash-size", type=number, metavar="N", help="bytes, such as 32M")
+    group.add_argument("--block-size", type=number, metavar="N", help="bytes, such as 256K")
+
+
+def flash_numbers(args: argparse.Namespace) -> tuple[str, int, int]:
+    """(product, flash size, block size): given, or the board's."""
+    product = getattr(args, "product", None)
+    given = (args.flash_size, args.block_size) + ((product,) if hasattr(args, "product") else ())
+    if all(given):
+        return product or "", args.flash_size, args.block_size
+    try:
+        spec = boards.load(args.board or boards.DEFAULT_BOARD)
+    except LifeboatError as error:
+        error.hint = f"{error.hint}; or give --product, --flash-size and --block-size"
+        raise
+    return (
+        product or spec.product,
+        args.flash_size or spec.flash_size,
+        args.block_size or spec.block_size,
+    )

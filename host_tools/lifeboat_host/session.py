@@ -1,0 +1,183 @@
+"""A board that runs in the background, for people: console on a pty, state in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lifeboat_host import boards
+from lifeboat_host.boards import BoardSpec
+from lifeboat_host.errors import LifeboatError
+from lifeboat_host.qemu import Drive, Medium, Qmp, machine_arguments
+from lifeboat_host.report import parse_line
+
+_POLL = 0.05  # seconds between looks at a file or process that cannot be waited for
+
+
+@dataclass(frozen=True)
+class Status:
+    """A background board as it is now; report: of its last power-on or reset, if any yet."""
+
+    name: str
+    running: bool
+    pid: int | None
+    pty: str
+    command: str
+    console_log: str
+    report: dict[str, Any] | None
+
+
+class Session:
+    """The background board of that name. Its files are in <cache>/run/<name>/."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.folder = boards.cache() / "run" / name
+        self._qmp_path = self.folder / "qmp"
+        self._state_path = self.folder / "state.json"
+        self._log_path = self.folder / "console.log"
+
+    def arguments(self, spec: BoardSpec, flash: Medium, drives: Sequence[Drive] = ()) -> list[str]:
+        """QEMU's command for this board, exact."""
+        # The log holds the output from before anybody opened the pty, which QEMU drops.
+        console = f"pty,id=console,logfile={self._log_path},logappend=off"
+        return [
+            *machine_arguments(spec, flash, drives),
+            *("-chardev", console, "-serial", "chardev:console"),
+            *("-qmp", f"unix:{self._qmp_path},server=on,wait=off"),
+        ]
+
+    def start(self, spec: BoardSpec, flash: Medium, drives: Sequence[Drive] = ()) -> Status:
+        """Start QEMU. Raises LifeboatError: board-running, qemu."""
+        if self.running:
+            raise LifeboatError(
+                "board-running",
+                f"board {self.name} runs already, pid {self.pid}",
+                "switch it off with `lifeboat board off`, or choose another --name",
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = self.arguments(spec, flash, drives)
+        pid_path = self.folder / "pid"
+        try:
+            # QEMU's parent ends when the machine is set up: then all sockets are there.
+            run = subprocess.run(
+                [*command, "-daemonize", "-pidfile", str(pid_path)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except OSError as error:
+            hint = "run ./lifeboat setup, or install QEMU for riscv32"
+            raise LifeboatError("qemu", f"{spec.qemu}: {error.strerror}", hint) from None
+        if run.returncode:
+            raise LifeboatError("qemu", f"QEMU: {run.stderr.strip()}", shlex.join(command))
+        state = {
+            "pid": int(pid_path.read_text()),
+            "pty": self._pty(),
+            "command": shlex.join(command),
+        }
+        self._state_path.write_text(json.dumps(state, indent=2))
+        return self.status()
+
+    def stop(self) -> None:
+        """End QEMU and wait for its end; nothing happens when it does not run."""
+        pid = self.pid
+        if pid is None or not self.running:
+            return
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 5
+        while self.running:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(_POLL)
+
+    def reset(self) -> None:
+        """Press the reset button."""
+        with self._connect() as connection:
+            qmp = Qmp(connection)
+            qmp("system_reset")
+            qmp.close()
+
+    def status(self) -> Status:
+        state = self._state()
+        return Status(
+            name=self.name,
+            running=self.running,
+            pid=self.pid if self.running else None,
+            pty=state.get("pty", ""),
+            command=state.get("command", ""),
+            console_log=str(self._log_path),
+            report=self._report(),
+        )
+
+    def wait_for_report(self, timeout: float) -> dict[str, Any] | None:
+        """The report of the power-on, or None when there is none within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while self.running and time.monotonic() < deadline:
+            report = self._report()
+            if report:
+                return report
+            time.sleep(_POLL)
+        return self._report()
+
+    @property
+    def pid(self) -> int | None:
+        return self._state().get("pid")
+
+    @property
+    def running(self) -> bool:
+        """Whether the process of that number is our QEMU, and not a later one's."""
+        pid = self.pid
+        if pid is None:
+            return False
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
+        return str(self._qmp_path).encode() in command
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads(self._state_path.read_text())
+            return state
+        except (OSError, ValueError):
+            return {}
+
+    def _report(self) -> dict[str, Any] | None:
+        try:
+            lines = self._log_path.read_text(errors="replace").split("\n")
+        except OSError:
+            return None
+        reports = [report for report in map(parse_line, lines) if report]
+        return reports[-1] if reports else None
+
+    def _connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(self._qmp_path))
+        except OSError:
+            connection.close()
+            raise LifeboatError(
+                "board-off",
+                f"board {self.name} does not run",
+                "start it with `lifeboat board run`",
+            ) from None
+        return connection
+
+    def _pty(self) -> str:
+        with self._connect() as connection:
+            qmp = Qmp(connection)
+            devices = qmp("query-chardev")
+            qmp.close()
+        names = [device["filename"] for device in devices if device["label"] == "console"]
+        return names[0][len("pty:") :] if names else ""

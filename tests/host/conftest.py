@@ -1,0 +1,19 @@
+"""The floor of the host tools: everything here needs nothing but Python packages."""
+
+import pytest
+
+
+@pytest.fixture
+def lifeboat(capsys):
+    """Run the command; gives (exit code, standard output, standard error)."""
+    from lifeboat_host.cli import main
+
+    def run(*arguments):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -1,0 +1,108 @@
+"""Structures built by hand from docs/format.md with struct, zlib and hashlib only.
+
+What the tests hold the host tools against: shares no code with them.
+"""
+
+import hashlib
+import struct
+import zlib
+
+B = 4096  # smallest block size
+BLOCKS = [bytes([i]) * B for i in range(3)]
+
+
+def u32(value):
+    return struct.pack("<I", value)
+
+
+def sealed(body):
+    return body + u32(zlib.crc32(body))
+
+
+def manifest(
+    blocks=BLOCKS,
+    segments=((b"os", 1, 0, 5000), (b"app", 2, 8192, 4096)),
+    product=b"prod",
+    version=b"1.2",
+    block_size=B,
+    counter=0,
+    signature=b"",
+    signature_type=None,
+    patch=(),
+    tail=b"",
+):
+    """patch: (offset, bytes) put into the body before the CRC is computed."""
+    if signature_type is None:
+        signature_type = 1 if signature else 0
+    total = 128 + 48 * len(segments) + 36 * len(blocks) + len(signature) + 4
+    body = b"LBMANIF\n" + bytes([1, 0]) + struct.pack("<H", 128)
+    body += struct.pack("<III", total, block_size, len(blocks))
+    body += struct.pack("<HHII", len(segments), signature_type, len(signature), counter)
+    body += bytes(4) + product.ljust(32, b"\0") + version.ljust(24, b"\0") + bytes(32)
+    for name, kind, offset, size in segments:
+        body += name.ljust(24, b"\0") + struct.pack("<III", kind, offset, size) + bytes(12)
+    body += b"".join(u32(zlib.crc32(block)) for block in blocks)
+    body += b"".join(hashlib.sha256(block).digest() for block in blocks)
+    body = bytearray(body + signature)
+    for offset, data in patch:
+        body[offset : offset + len(data)] = data
+    return sealed(bytes(body)) + tail
+
+
+def build_id(raw, signature_size=0):
+    return hashlib.sha256(raw[: len(raw) - 4 - signature_size]).digest()
+
+
+SLOT_SIZE = 69632 + 4 * B
+SECTORS = (4096 + 2 * SLOT_SIZE + 131072 + 8192) // 512
+SET_ID = bytes(range(16))
+REGION_ID = bytes(range(16, 32))
+
+
+def region(
+    start_lba=8,
+    sectors=SECTORS,
+    lba_size=512,
+    index=0,
+    count=2,
+    slots=2,
+    slot_size=SLOT_SIZE,
+    region_id=REGION_ID,
+    patch=(),
+):
+    body = b"LBREGION" + bytes([1, 0]) + struct.pack("<HI", 512, lba_size)
+    body += SET_ID + region_id + struct.pack("<QQ", start_lba, sectors)
+    body += struct.pack("<HHIQ", index, count, slots, slot_size)
+    return _record(body, patch)
+
+
+def commit(raw, slot=0, generation=1, region_id=REGION_ID, signature_size=0, patch=()):
+    block_size, block_count = struct.unpack_from("<II", raw, 16)
+    body = b"LBCOMMIT" + bytes([1, 0]) + struct.pack("<HI", 512, slot) + region_id
+    body += build_id(raw, signature_size)
+    body += struct.pack("<IIII", generation, len(raw), block_size, block_count)
+    return _record(body, patch)
+
+
+def _record(body, patch):
+    body = bytearray(body.ljust(508, b"\0"))
+    for offset, data in patch:
+        body[offset : offset + len(data)] = data
+    return sealed(bytes(body)).ljust(4096, b"\0")
+
+
+def disk(size=1 << 20, start_lba=8, slots=()):
+    """A disk with a region; slots: (number, generation, blocks, keywords of manifest())."""
+    data = bytearray(size)
+    start = start_lba * 512
+    end = start + SECTORS * 512
+    for at in (start, end - 8192, end - 4096):
+        data[at : at + 4096] = region(start_lba)
+    for number, generation, blocks, keywords in slots:
+        raw = manifest(blocks, **keywords)
+        at = start + 4096 + number * SLOT_SIZE
+        data[at : at + 4096] = commit(raw, number, generation)
+        data[at + 4096 : at + 4096 + len(raw)] = raw
+        content = b"".join(blocks)
+        data[at + 69632 : at + 69632 + len(content)] = content
+    return data

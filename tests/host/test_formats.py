@@ -1,0 +1,276 @@
+"""formats.py against bytes made by hand from docs/format.md."""
+
+import random
+import struct
+
+import handmade
+import pytest
+from lifeboat_host import formats
+from lifeboat_host.errors import LifeboatError
+
+U16, U32 = struct.Struct("<H").pack, struct.Struct("<I").pack
+MANIFEST_CODES = {f"manifest-{w}" for w in ("magic", "version", "size", "crc", "field", "product")}
+REGION_CODES = {f"region-{w}" for w in ("magic", "version", "crc", "field", "place")}
+COMMIT_CODES = {f"commit-{w}" for w in ("magic", "version", "crc", "field")}
+
+
+def parse_region(data, disk_size=1 << 20, lba_size=512, found_at=4096):
+    return formats.parse_region(data, lba_size=lba_size, disk_size=disk_size, found_at=found_at)
+
+
+def parse_commit(data, slot=0):
+    return formats.parse_commit(data, region=parse_region(handmade.region()), slot=slot)
+
+
+def code(function, *args, **kwargs):
+    with pytest.raises(LifeboatError) as caught:
+        function(*args, **kwargs)
+    return caught.value.code
+
+
+def test_crc_is_the_documented_one():
+    assert formats.crc32(b"123456789") == 0xCBF43926
+
+
+# --- manifest
+
+
+def test_manifest_is_read_field_by_field():
+    raw = handmade.manifest(counter=7, signature=b"sig!")
+    manifest = formats.parse_manifest(raw + b"\xff" * 100)
+    assert manifest.raw == raw
+    assert (manifest.product, manifest.version) == ("prod", "1.2")
+    assert (manifest.block_size, manifest.block_count, manifest.code_size) == (4096, 3, 12288)
+    assert manifest.security_counter == 7
+    assert (manifest.signature_type, manifest.signature) == (1, b"sig!")
+    assert [vars(s) for s in manifest.segments] == [
+        {"name": "os", "kind": 1, "offset": 0, "size": 5000},
+        {"name": "app", "kind": 2, "offset": 8192, "size": 4096},
+    ]
+    assert all(manifest.block_matches(i, b) == (True, True) for i, b in enumerate(handmade.BLOCKS))
+    assert manifest.block_matches(0, handmade.BLOCKS[1]) == (False, False)
+    assert manifest.build_id == handmade.build_id(raw, 4)
+    assert manifest.build == handmade.build_id(raw, 4).hex()[:12]
+
+
+@pytest.mark.parametrize("signature", [b"", b"signature"])
+def test_manifest_is_written_as_documented(signature):
+    raw = formats.pack_manifest(
+        product="prod",
+        version="1.2",
+        block_size=4096,
+        segments=[formats.Segment("os", 1, 0, 5000), formats.Segment("app", 2, 8192, 4096)],
+        blocks=handmade.BLOCKS,
+        security_counter=7,
+        signature_type=1 if signature else 0,
+        signature=signature,
+    )
+    assert raw == handmade.manifest(counter=7, signature=signature)
+
+
+def test_the_same_code_signed_again_is_the_same_build():
+    # signature type and size are before the signature: same length, other content
+    one = formats.parse_manifest(handmade.manifest(signature=b"one!"))
+    two = formats.parse_manifest(handmade.manifest(signature=b"two!"))
+    assert one.build_id == two.build_id and one.raw != two.raw
+
+
+def test_a_full_text_field_and_utf8_are_read():
+    manifest = formats.parse_manifest(handmade.manifest(product="ä".encode() * 16))
+    assert manifest.product == "ä" * 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"patch": [(0, b"X")]}, "manifest-magic"),
+        ({"patch": [(8, b"\x02")]}, "manifest-version"),
+        ({"patch": [(8, b"\0")]}, "manifest-version"),
+        ({"patch": [(10, U16(127))]}, "manifest-field"),
+        ({"patch": [(12, U32(99))]}, "manifest-size"),
+        ({"patch": [(20, U32(0xFFFFFFFF))]}, "manifest-size"),
+        ({"patch": [(24, U16(65))]}, "manifest-size"),
+        ({"patch": [(28, U32(0xFFFFFFF0))]}, "manifest-size"),
+        ({"block_size": 0}, "manifest-field"),
+        ({"block_size": 4095}, "manifest-field"),
+        ({"blocks": []}, "manifest-field"),
+        ({"segments": ()}, "manifest-field"),
+        ({"segments": [(b"%d" % i, 0, 16 * i, 16) for i in range(65)]}, "manifest-field"),
+        ({"signature_type": 2}, "manifest-field"),
+        ({"signature_type": 0, "signature": b"x"}, "manifest-field"),
+        ({"product": b""}, "manifest-field"),
+        ({"version": b""}, "manifest-field"),
+        ({"product": b"a\0b"}, "manifest-field"),
+        ({"product": b"\xff"}, "manifest-field"),
+        ({"segments": ((b"", 0, 0, 16),)}, "manifest-field"),
+        ({"segments": ((b"a", 0, 0, 16), (b"a", 0, 16, 16))}, "manifest-field"),
+        ({"segments": ((b"a", 0, 8, 16),)}, "manifest-field"),
+        ({"segments": ((b"a", 0, 0, 0),)}, "manifest-field"),
+        ({"segments": ((b"a", 0, 0, 12289),)}, "manifest-field"),
+        ({"segments": ((b"a", 0, 12288, 1),)}, "manifest-field"),
+        ({"segments": ((b"a", 0, 0, 17), (b"b", 0, 16, 16))}, "manifest-field"),
+        ({"segments": ((b"a", 0, 32, 16), (b"b", 0, 0, 16))}, "manifest-field"),
+        ({"blocks": [bytes(4096)] * 200}, "manifest-size"),  # larger than a block
+        ({"blocks": [bytes(16)] * 1900, "block_size": 1 << 20}, "manifest-size"),  # over 65536
+    ],
+)
+def test_a_manifest_that_breaks_a_rule_is_refused(changes, expected):
+    assert code(formats.parse_manifest, handmade.manifest(**changes)) == expected
+
+
+def test_minor_versions_reserved_bytes_and_kinds_we_do_not_know_are_read():
+    raw = handmade.manifest(
+        segments=((b"x", 77, 0, 16),), patch=[(9, b"\x09"), (36, b"abcd"), (96, b"?" * 32)]
+    )
+    manifest = formats.parse_manifest(raw)
+    assert manifest.segments[0].kind_name == "blob"
+    assert manifest.build_id == handmade.build_id(raw)  # over the bytes as they are
+
+
+def test_a_manifest_for_another_board_is_refused():
+    raw = handmade.manifest()
+    fits = {"product": "prod", "block_size": 4096, "flash_size": 4 * 4096}
+    formats.parse_manifest(raw, **fits)
+    assert code(formats.parse_manifest, raw, **{**fits, "product": "p"}) == "manifest-product"
+    assert code(formats.parse_manifest, raw, **{**fits, "block_size": 8192}) == "manifest-field"
+    assert code(formats.parse_manifest, raw, **{**fits, "flash_size": 12288}) == "manifest-field"
+
+
+def test_every_flipped_bit_and_every_truncation_of_a_manifest_is_noticed():
+    raw = handmade.manifest()
+    for position in range(len(raw)):
+        mutant = bytearray(raw)
+        mutant[position] ^= 1 << position % 8
+        if position == 9:
+            continue  # the minor version is under the CRC too, checked below
+        assert code(formats.parse_manifest, mutant) in MANIFEST_CODES
+        assert code(formats.parse_manifest, raw[:position]) in MANIFEST_CODES
+    assert code(formats.parse_manifest, raw[:9] + b"\1" + raw[10:]) == "manifest-crc"
+
+
+# --- region header
+
+
+def test_region_header_is_read_and_written_as_documented():
+    header = parse_region(handmade.region())
+    assert header == formats.RegionHeader(
+        lba_size=512,
+        set_id=handmade.SET_ID,
+        region_id=handmade.REGION_ID,
+        start_lba=8,
+        sectors=handmade.SECTORS,
+        member_index=0,
+        member_count=2,
+        slot_count=2,
+        slot_size=handmade.SLOT_SIZE,
+    )
+    assert header.pack() == handmade.region()
+    end = 4096 + handmade.SECTORS * 512
+    assert header.copies == (4096, end - 8192, end - 4096)
+    assert header.slot(1) == 4096 + 4096 + handmade.SLOT_SIZE
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"patch": [(0, b"X")]}, "region-magic"),
+        ({"patch": [(8, b"\x02")]}, "region-version"),
+        ({"patch": [(10, U16(511))]}, "region-field"),
+        ({"lba_size": 1024}, "region-field"),
+        ({"start_lba": 9}, "region-field"),
+        ({"sectors": handmade.SECTORS + 1}, "region-field"),
+        ({"sectors": 0}, "region-field"),
+        ({"count": 0}, "region-field"),
+        ({"count": 65}, "region-field"),
+        ({"index": 2}, "region-field"),
+        ({"slots": 1}, "region-field"),
+        ({"slots": 17}, "region-field"),
+        ({"slots": 4}, "region-field"),
+        ({"slot_size": 73727}, "region-field"),
+        ({"slot_size": 69632}, "region-field"),
+        ({"slot_size": 1 << 40}, "region-field"),
+        ({"start_lba": 16}, "region-place"),
+        ({"start_lba": 1 << 60}, "region-place"),
+        ({"lba_size": 4096, "start_lba": 1, "sectors": 512}, "region-place"),
+    ],
+)
+def test_a_region_header_that_breaks_a_rule_is_refused(changes, expected):
+    assert code(parse_region, handmade.region(**changes)) == expected
+
+
+def test_a_region_header_elsewhere_or_past_the_disk_is_refused():
+    end = 4096 + handmade.SECTORS * 512
+    for found_at in (4096, end - 8192, end - 4096):
+        parse_region(handmade.region(), found_at=found_at)
+    for found_at in (0, 8192, end - 12288, end):
+        assert code(parse_region, handmade.region(), found_at=found_at) == "region-place"
+    parse_region(handmade.region(), disk_size=end)
+    assert code(parse_region, handmade.region(), disk_size=end - 512) == "region-place"
+
+
+# --- commit record
+
+
+def test_commit_record_is_read_and_written_as_documented():
+    raw = handmade.manifest()
+    record = parse_commit(handmade.commit(raw, slot=1, generation=9), slot=1)
+    assert record == formats.Commit(
+        slot=1,
+        region_id=handmade.REGION_ID,
+        build_id=handmade.build_id(raw),
+        generation=9,
+        manifest_size=len(raw),
+        block_size=4096,
+        block_count=3,
+    )
+    assert record.pack() == handmade.commit(raw, slot=1, generation=9)
+    assert record.describes(formats.parse_manifest(raw))
+    assert not record.describes(formats.parse_manifest(handmade.manifest(version=b"2")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"patch": [(0, b"X")]}, "commit-magic"),
+        ({"patch": [(8, b"\xff")]}, "commit-version"),
+        ({"patch": [(10, U16(0))]}, "commit-field"),
+        ({"slot": 1}, "commit-field"),
+        ({"region_id": bytes(16)}, "commit-field"),
+        ({"generation": 0}, "commit-field"),
+        ({"generation": 0xFFFFFFF0}, "commit-field"),
+        ({"patch": [(76, U32(5))]}, "commit-field"),
+        ({"patch": [(72, U32(0xFFFFFFFF))]}, "commit-field"),
+    ],
+)
+def test_a_commit_record_that_breaks_a_rule_is_refused(changes, expected):
+    assert code(parse_commit, handmade.commit(handmade.manifest(), **changes)) == expected
+
+
+def test_the_highest_generation_is_read():
+    record = handmade.commit(handmade.manifest(), generation=0xFFFFFFEF)
+    assert parse_commit(record).generation == 0xFFFFFFEF
+
+
+@pytest.mark.parametrize(
+    ("parse", "good", "codes"),
+    [
+        (parse_region, handmade.region(), REGION_CODES),
+        (parse_commit, handmade.commit(handmade.manifest()), COMMIT_CODES),
+        (formats.parse_manifest, handmade.manifest(), MANIFEST_CODES),
+    ],
+)
+def test_garbage_and_mutated_records_give_a_code_and_nothing_else(parse, good, codes):
+    rng = random.Random(1)
+    inputs = [b"", bytes(4096), b"\xff" * 4096, good[:8], good[:511], good[:100]]
+    inputs += [rng.randbytes(512) for _ in range(100)]
+    for _ in range(1000):  # a valid CRC over mutated fields
+        body = bytearray(good[:508])
+        for _ in range(rng.randrange(1, 4)):
+            body[rng.randrange(8, 80)] = rng.randrange(256)
+        inputs.append(handmade.sealed(bytes(body)))
+    for data in inputs:
+        try:
+            parse(data)
+        except LifeboatError as error:
+            assert error.code in codes
+            assert error.message
