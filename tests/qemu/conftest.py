@@ -1,0 +1,56 @@
+"""Fixtures of the tests on QEMU boards."""
+
+import shutil
+
+import pytest
+
+from lifeboat_host import boards
+from lifeboat_host.errors import LifeboatError
+from qemu.rig import MB, Rig
+
+
+@pytest.fixture(scope="session")
+def spec():
+    """The board, or a skip that says what is missing to run it."""
+    spec = boards.load("qemu_virt")
+    try:
+        _ = spec.firmware
+    except LifeboatError as error:
+        pytest.skip(str(error))
+    if not shutil.which(spec.qemu):
+        pytest.skip(f"{spec.qemu} is not installed: run ./lifeboat setup")
+    return spec
+
+
+@pytest.fixture
+def empty_rig(spec, tmp_path):
+    """A rig without media."""
+    yield Rig(spec, tmp_path)
+    shutil.rmtree(tmp_path, ignore_errors=True)  # hundreds of megabytes a test
+
+
+@pytest.fixture(scope="session")
+def protected(spec, tmp_path_factory):
+    """size -> a rig that was powered on once: code intact, backup on two disks."""
+    made = {}
+
+    def get(size):
+        if size not in made:
+            rig = Rig(spec, tmp_path_factory.mktemp(f"protected{size // MB}"))
+            rig.make_image(size)
+            rig.add_disks(2)
+            report, _ = rig.power_on()
+            assert [m["state"] for m in report["members"]] == ["created", "created"], report
+            made[size] = rig
+        return made[size]
+
+    yield get
+    for rig in made.values():
+        shutil.rmtree(rig.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def rig8(protected, tmp_path):
+    """A protected board with 8 MB of embedded code."""
+    yield protected(8 * MB).copy_to(tmp_path)
+    shutil.rmtree(tmp_path, ignore_errors=True)

@@ -1,0 +1,201 @@
+"""A rig: a QEMU board with its own copies of flash and disks, and what tests do to them."""
+
+import hashlib
+import os
+import random
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+
+from lifeboat_host import boards, disks, image, qemu, region
+
+MB = 1 << 20
+DISK = 160 * MB
+
+APP = """
+import os
+print("app: running in", os.getcwd())
+"""
+
+
+def firmware_bytes(size, seed):
+    """Real firmware bytes of that size where set-up fetched some, in an order of its own."""
+    payload = boards.cache() / "payload" / "os.bin"
+    rng = random.Random(seed)
+    if not payload.is_file():
+        return rng.randbytes(size)
+    data = payload.read_bytes()
+    out = bytearray()
+    while len(out) < size:
+        start = rng.randrange(len(data) // 2)
+        out += rng.randbytes(16) + data[start:]
+    return bytes(out[:size])
+
+
+class Rig:
+    """Media in a folder. blocks and code tell what the image takes up in the flash."""
+
+    def __init__(self, spec, folder):
+        self.spec = spec
+        self.folder = Path(folder)
+        self.flash = self.folder / "flash.img"
+        self.drives = []
+        self.good = b""
+        self.blocks = 0
+
+    @property
+    def manifest_block(self):
+        return self.spec.flash_size // self.spec.block_size - 1
+
+    @property
+    def manifest_at(self):
+        """Byte offset of the manifest block."""
+        return self.manifest_block * self.spec.block_size
+
+    def make_image(self, size, version="1.0", seed=1):
+        """Put an image with about `size` bytes of embedded code into the flash."""
+        app = self.folder / "app"
+        app.mkdir(exist_ok=True)
+        (app / "main.py").write_text(APP)
+        block = self.spec.block_size
+        os_size = min(size, self.spec.flash_size - block) - block
+        (self.folder / "os.bin").write_bytes(firmware_bytes(os_size, seed))
+        made = image.build(
+            [
+                image.Source("os", self.folder / "os.bin"),
+                image.Source("rom", app),
+            ],
+            self.flash,
+            product=self.spec.product,
+            version=version,
+            flash_size=self.spec.flash_size,
+            block_size=block,
+        )
+        self.good = self.flash.read_bytes()
+        self.blocks = made.block_count
+        return made
+
+    def add_disks(self, count, size=DISK, lba_size=512, where=region.TAIL, slots=2):
+        """Add disks with regions of one set; return their paths."""
+        paths = [self.blank_disk(size) for _ in range(count)]
+        need = region.slot_size_for(self.spec.flash_size, self.spec.block_size)
+        with ExitStack() as stack:
+            opened = [stack.enter_context(disks.Disk(p, lba_size, write=True)) for p in paths]
+            headers = region.new_set(opened, where, slots=slots, need=need)
+            for disk, header in zip(opened, headers):
+                region.create(disk, header)
+        return paths
+
+    def blank_disk(self, size=DISK):
+        """Add a sparse disk full of zeros."""
+        path = self.folder / f"disk{len(self.drives)}.img"
+        with open(path, "wb") as f:
+            f.truncate(size)
+        self.drives.append(path)
+        return path
+
+    def board(self, drives=None, **kwargs):
+        """The board with these media, off."""
+        drives = self.drives if drives is None else drives
+        return qemu.Board(self.flash, drives, spec=self.spec, **kwargs)
+
+    def power_on(self, drives=None, app=True, **kwargs):
+        """One power-on up to the application or the prompt; its report, and the console."""
+        with self.board(drives, **kwargs) as board:
+            report = board.power_on_report()
+            board.wait_for("app: running" if app and report["verdict"] != "RESCUE" else ">>> ")
+            return report, board.console
+
+    def heal(self, **kwargs):
+        """A power-on that must end with the original code running. Returns the report."""
+        report, console = self.power_on(**kwargs)
+        assert report["verdict"] == "RUN", report
+        assert self.flash.read_bytes() == self.good
+        assert "app: running" in console
+        return report
+
+    def damage(self, *changes):
+        """Overwrite flash: (offset, bytes)...; returns the blocks that differ from the original."""
+        with open(self.flash, "r+b") as f:
+            for offset, data in changes:
+                f.seek(offset)
+                f.write(data)
+        return self.differing()
+
+    def differing(self):
+        """Blocks in which the flash is not the original image."""
+        size = self.spec.block_size
+        now = self.flash.read_bytes()
+        return [
+            i for i in range(len(now) // size)
+            if now[i * size : (i + 1) * size] != self.good[i * size : (i + 1) * size]
+        ]  # fmt: skip
+
+    def hashes(self):
+        """SHA-256 of the data of every medium."""
+        return [data_hash(path) for path in [self.flash, *self.drives]]
+
+    def slots(self, path):
+        """What the host tools find on a disk: its region's slots."""
+        with disks.Disk(path) as disk:
+            return region.read_slots(disk, region.find(disk).header)
+
+    def block_place(self, path, block, slot=None):
+        """Byte offset on a disk of a block of its newest (or that) slot's copy."""
+        with disks.Disk(path) as disk:
+            found = region.find(disk).header
+            slots = region.read_slots(disk, found)
+            chosen = region.newest(slots) if slot is None else slots[slot]
+            offset = found.start_lba * found.lba_size + found.slot_offset(chosen.index)
+            return region.block_offset(offset, chosen.manifest, block)
+
+    def rot(self, path, block, data=b"rotten"):
+        """Damage a block of the newest copy on a disk."""
+        place = self.block_place(path, block)
+        with open(path, "r+b") as f:
+            f.seek(place + 1000)
+            f.write(data)
+
+    def region_range(self, path):
+        """Bytes [start, end) of the region on a disk."""
+        with disks.Disk(path) as disk:
+            header = region.find(disk).header
+            start = header.start_lba * header.lba_size
+            return start, start + header.size
+
+    def copy_to(self, folder):
+        """A rig with copies of all media."""
+        other = Rig(self.spec, folder)
+        other.good, other.blocks = self.good, self.blocks
+        for path in [self.flash, *self.drives]:
+            copy = other.folder / path.name
+            subprocess.run(["cp", "--sparse=always", str(path), str(copy)], check=True)
+        other.drives = [other.folder / path.name for path in self.drives]
+        return other
+
+
+def extents(path):
+    """(start, end) of the parts of a sparse file that may hold data."""
+    with open(path, "rb") as f:
+        size = os.fstat(f.fileno()).st_size
+        end = 0
+        while end < size:
+            try:
+                start = os.lseek(f.fileno(), end, os.SEEK_DATA)
+            except OSError:
+                return
+            end = os.lseek(f.fileno(), start, os.SEEK_HOLE)
+            yield start, end
+
+
+def data_hash(path):
+    """SHA-256 over offset and content of every 4 KiB piece that is not zero."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        for start, end in extents(path):
+            f.seek(start)
+            for offset in range(start, end, 4096):
+                piece = f.read(min(4096, end - offset))
+                if piece.strip(b"\0"):
+                    digest.update(b"%d:" % offset + piece)
+    return digest.hexdigest()
