@@ -1,0 +1,416 @@
+# shellcheck shell=sh
+# The launcher's steps. Read by ./lifeboat, which sets LIFEBOAT_ROOT and LIFEBOAT_CACHE.
+#
+# A step NAME consists of
+#   NAME_text    what it is going to do, for people
+#   NAME_key     what its result depends on, as text
+#   NAME_there   whether there is a result
+#   NAME_do      the work; all its output goes to log/NAME.log
+#   NAME_hint    what to do when it fails
+# A step is up to date when its result is there and its stamp holds its key. The stamp is
+# written last, so a step that was interrupted is done again. A step must not trust what an
+# earlier try left behind.
+
+MICROPYTHON_PIN=1.25.0+ds-1
+MICROPYTHON_MINIMUM=1.25
+
+say() {
+    printf 'lifeboat: %s\n' "$*" >&2
+}
+
+# set_up STEP...: bring these steps up to date, in this order.
+set_up() {
+    todo=$(outdated "$@")
+    [ -n "$todo" ] || return 0
+    mkdir -p "$LIFEBOAT_CACHE/log" "$LIFEBOAT_CACHE/stamps"
+    exec 9>"$LIFEBOAT_CACHE/lock"
+    if ! flock -n 9; then
+        say "waiting for another lifeboat that is setting up in $LIFEBOAT_CACHE"
+        flock 9
+        todo=$(outdated "$@")
+    fi
+    if [ -n "$todo" ]; then
+        trap 'say "interrupted; the same command goes on from here"; exit 130' INT TERM
+        say "setting up in $LIFEBOAT_CACHE"
+        for step in $todo; do
+            say "  - $("${step}_text")"
+        done
+        # A step can outdate a later one, hence all are looked at again.
+        for step in "$@"; do
+            [ -z "$(outdated "$step")" ] || run_step "$step"
+        done
+        trap - INT TERM
+    fi
+    exec 9>&-
+}
+
+outdated() {
+    for step in "$@"; do
+        stamp=$LIFEBOAT_CACHE/stamps/$step
+        "${step}_there" && [ "$("${step}_key")" = "$(cat "$stamp" 2>/dev/null)" ] || echo "$step"
+    done
+}
+
+run_step() {
+    log=$LIFEBOAT_CACHE/log/$1.log
+    stamp=$LIFEBOAT_CACHE/stamps/$1
+    rm -f "$stamp"
+    say "$("${1}_text") ..."
+    started=$(date +%s)
+    # Taken before the work: what changes meanwhile is for the next time.
+    key=$("${1}_key")
+    # Not in a condition: that would switch -e off inside.
+    set +e
+    (
+        set -e
+        cd "$LIFEBOAT_ROOT"
+        "${1}_do"
+    ) >"$log" 2>&1
+    status=$?
+    set -e
+    if [ "$status" -ne 0 ]; then
+        say "FAILED: $("${1}_text")"
+        tail -n 15 "$log" | sed 's/^/    /' >&2
+        say "the whole log: $log"
+        say "what to do: $("${1}_hint")"
+        exit 1
+    fi
+    echo "$key" >"$stamp.new"
+    mv "$stamp.new" "$stamp"
+    say "    done in $(($(date +%s) - started)) s"
+}
+
+sum_of() {
+    cat "$@" | cksum
+}
+
+# make_in DIR BUILD ARGUMENT...: run make in DIR with output below the cache folder's BUILD.
+# Make cannot handle blanks in file names; relative paths keep out those above our folders.
+make_in() {
+    dir=$1
+    build=$(realpath -m --relative-to="$dir" "$LIFEBOAT_CACHE/$2")
+    shift 2
+    # MicroPython asks git for its version; do not let it find lifeboat's repository.
+    GIT_CEILING_DIRECTORIES=$LIFEBOAT_CACHE make -C "$dir" -j2 BUILD="$build" \
+        PYTHON="$(realpath -s --relative-to="$dir" "$LIFEBOAT_CACHE/venv/bin/python3")" "$@"
+}
+
+# ---- packages ----
+
+# The packages of the list that are not installed, alternatives as in the list.
+packages_missing() {
+    # shellcheck disable=SC2016
+    grep -v '^#' "$LIFEBOAT_ROOT/host_tools/packages.txt" | while read -r names; do
+        found=$(echo "$names" | tr '|' '\n' | xargs -r dpkg-query -W -f '${db:Status-Status}\n' \
+            2>/dev/null | grep -cx installed) || true
+        [ -z "$names" ] || [ "$found" -gt 0 ] || echo "$names"
+    done
+}
+
+packages_text() {
+    echo "install packages with apt-get:" "$(packages_missing | tr '\n' ' ')"
+}
+
+# Packages come and go behind our back, so no stamp can tell.
+packages_key() {
+    :
+}
+
+packages_there() {
+    [ -z "$(packages_missing)" ]
+}
+
+packages_do() {
+    command -v apt-get || {
+        echo "no apt-get: this is neither Debian nor Ubuntu"
+        return 1
+    }
+    sudo=
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo || {
+            echo "not root, and no sudo"
+            return 1
+        }
+        sudo=sudo
+    fi
+    # One broken list among many need not matter.
+    $sudo apt-get update || true
+    names=
+    for alternatives in $(packages_missing); do
+        chosen=
+        for name in $(echo "$alternatives" | tr '|' ' '); do
+            if [ -z "$chosen" ] && apt-cache show --no-all-versions "$name" >/dev/null; then
+                chosen=$name
+            fi
+        done
+        names="$names ${chosen:-$alternatives}"
+    done
+    # shellcheck disable=SC2086
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+        -o DPkg::Lock::Timeout=300 $names
+    packages_there
+}
+
+packages_hint() {
+    echo "run this as root, then try again: apt-get update && apt-get install" \
+        "$(packages_missing 2>/dev/null | sed 's/|/ or /g' | tr '\n' ' ')"
+}
+
+# ---- venv ----
+
+venv_text() {
+    echo "make the Python environment of the host tools and tests"
+}
+
+venv_key() {
+    echo "$LIFEBOAT_ROOT"
+    sum_of "$LIFEBOAT_ROOT/pyproject.toml"
+}
+
+venv_there() {
+    [ -x "$LIFEBOAT_CACHE/venv/bin/python3" ] && [ -x "$LIFEBOAT_CACHE/venv/bin/lifeboat" ]
+}
+
+# The first python3 that can make an environment.
+find_python() {
+    for python in python3 /usr/bin/python3; do
+        if "$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 9))'; then
+            echo "$python"
+            return 0
+        fi
+    done
+    echo "no python3 >= 3.9 with the modules venv and ensurepip" >&2
+    return 1
+}
+
+venv_do() {
+    python=$(find_python) || {
+        packages_do
+        python=$(find_python)
+    }
+    "$python" -m venv --clear "$LIFEBOAT_CACHE/venv"
+    "$LIFEBOAT_CACHE/venv/bin/python3" -m pip install --editable '.[test]'
+}
+
+venv_hint() {
+    echo "check that pip reaches its package index, and that $(command -v python3) is 3.9 or newer"
+}
+
+# ---- micropython ----
+
+micropython_text() {
+    if [ -n "${MICROPYTHON_DIR-}" ]; then
+        echo "use the MicroPython source in $MICROPYTHON_DIR"
+    else
+        echo "fetch MicroPython's source with a private apt (package micropython, 30 MB)"
+    fi
+}
+
+micropython_key() {
+    if [ -n "${MICROPYTHON_DIR-}" ]; then
+        echo "folder $MICROPYTHON_DIR"
+    else
+        echo "package $MICROPYTHON_PIN"
+    fi
+}
+
+micropython_there() {
+    [ -f "$LIFEBOAT_CACHE/micropython/py/mpconfig.h" ]
+}
+
+# For what is built from it: which source, and which version of it.
+source_key() {
+    micropython_key
+    sum_of "$LIFEBOAT_CACHE/micropython/py/mpconfig.h" 2>/dev/null
+}
+
+# Private apt: own lists, own cache; sees one suite of the mirror the machine is set up for.
+private_apt() {
+    command=$1
+    shift
+    "$command" -o "Dir::State::lists=$LIFEBOAT_CACHE/apt/lists" \
+        -o "Dir::Cache=$LIFEBOAT_CACHE/apt/cache" \
+        -o "Dir::Etc::sourcelist=$LIFEBOAT_CACHE/apt/sources.list" \
+        -o Dir::Etc::sourceparts=/dev/null -o Acquire::Languages=none \
+        -o APT::Sandbox::User="$(id -un)" "$@"
+}
+
+# Point private_apt at a suite that has MicroPython's source; sets $version.
+choose_suite() {
+    # shellcheck source=/dev/null
+    . /etc/os-release
+    suites=trixie
+    components=main
+    if [ "$ID" = ubuntu ]; then
+        suites="$VERSION_CODENAME resolute devel"
+        components="main universe"
+    fi
+    signed_by=
+    for keyring in gpg pgp; do
+        keyring=/usr/share/keyrings/$ID-archive-keyring.$keyring
+        [ ! -f "$keyring" ] || signed_by="[signed-by=$keyring]"
+    done
+    # shellcheck disable=SC2016
+    mirrors=$(apt-get indextargets --no-release-info --format '$(COMPONENT) $(RELEASE) $(REPO_URI)' \
+        'Created-By: Packages' | sed -n 's/^main [^ -]* //p' | sort -u)
+    mkdir -p "$LIFEBOAT_CACHE/apt/lists/partial" "$LIFEBOAT_CACHE/apt/cache/archives/partial"
+    for mirror in $mirrors; do
+        for suite in $suites; do
+            echo "== $mirror $suite"
+            for kind in deb deb-src; do
+                echo "$kind $signed_by $mirror $suite $components"
+            done >"$LIFEBOAT_CACHE/apt/sources.list"
+            private_apt apt-get -q update || continue
+            versions=$(private_apt apt-cache showsrc micropython | sed -n 's/^Version: //p')
+            for version in $MICROPYTHON_PIN $versions; do
+                if echo "$versions" | grep -qxF "$version" \
+                    && dpkg --compare-versions "$version" ge "$MICROPYTHON_MINIMUM"; then
+                    return 0
+                fi
+            done
+        done
+    done
+    echo "no mirror of this machine has MicroPython's source package ($suites)"
+    return 1
+}
+
+micropython_do() {
+    tree=$LIFEBOAT_CACHE/micropython
+    # What was built belongs to the source that goes now.
+    rm -rf "$tree" "$LIFEBOAT_CACHE/boards" "$LIFEBOAT_CACHE/unix"
+    if [ -n "${MICROPYTHON_DIR-}" ]; then
+        [ -f "$MICROPYTHON_DIR/py/mpconfig.h" ]
+        ln -s "$(readlink -e "$MICROPYTHON_DIR")" "$tree"
+    else
+        choose_suite
+        rm -rf "$LIFEBOAT_CACHE/fetch"
+        mkdir "$LIFEBOAT_CACHE/fetch"
+        cd "$LIFEBOAT_CACHE/fetch"
+        private_apt apt-get -q source --download-only "micropython=$version"
+        # The tarball alone: the sources as upstream released them.
+        mkdir tree
+        tar -xJf micropython_*.orig.tar.xz -C tree --strip-components=1
+        mv tree "$tree"
+    fi
+    have=$(awk '/define MICROPY_VERSION_(MAJOR|MINOR)/ { v = v dot $3; dot = "." } END { print v }' \
+        "$tree/py/mpconfig.h")
+    dpkg --compare-versions "$have" ge "$MICROPYTHON_MINIMUM" || {
+        echo "MicroPython $have is too old: $MICROPYTHON_MINIMUM or newer is needed"
+        return 1
+    }
+}
+
+micropython_hint() {
+    echo "check the network and the machine's apt sources, or set MICROPYTHON_DIR to a MicroPython" \
+        "source tree, $MICROPYTHON_MINIMUM or newer"
+}
+
+# ---- mpy_cross, unix ----
+
+mpy_cross_text() {
+    echo "build MicroPython's cross compiler, mpy-cross (half a minute)"
+}
+
+mpy_cross_key() {
+    source_key
+}
+
+mpy_cross_there() {
+    [ -x "$LIFEBOAT_CACHE/micropython/mpy-cross/build/mpy-cross" ]
+}
+
+mpy_cross_do() {
+    GIT_CEILING_DIRECTORIES=$LIFEBOAT_CACHE make -C "$LIFEBOAT_CACHE/micropython/mpy-cross" -j2
+}
+
+mpy_cross_hint() {
+    echo "see the log; ./lifeboat setup goes on from here"
+}
+
+unix_text() {
+    echo "build MicroPython for this machine, for tests (half a minute)"
+}
+
+unix_key() {
+    source_key
+}
+
+unix_there() {
+    [ -x "$LIFEBOAT_CACHE/unix/micropython" ]
+}
+
+# Without the parts that need libraries which the source package does not contain.
+unix_do() {
+    rm -rf "$LIFEBOAT_CACHE/unix"
+    mkdir "$LIFEBOAT_CACHE/unix"
+    make_in "$(readlink -e "$LIFEBOAT_CACHE/micropython")/ports/unix" unix/build \
+        MICROPY_PY_SSL=0 MICROPY_PY_BTREE=0 MICROPY_PY_FFI=0 MPY_LIB_DIR=../.. \
+        FROZEN_MANIFEST=../../extmod/asyncio/manifest.py
+    cp "$LIFEBOAT_CACHE/unix/build/micropython" "$LIFEBOAT_CACHE/unix/micropython"
+}
+
+unix_hint() {
+    mpy_cross_hint
+}
+
+# ---- firmware ----
+
+firmware_text() {
+    echo "build the firmware of the board qemu_virt (half a minute, less after small changes)"
+}
+
+# Make knows what to do; this only says whether it is worth asking.
+firmware_key() {
+    source_key
+    (
+        cd "$LIFEBOAT_ROOT"
+        find firmware boards -name __pycache__ -prune -o -type f -printf '%p %T@\n' | sort | cksum
+    )
+}
+
+firmware_there() {
+    [ -f "$LIFEBOAT_CACHE/boards/qemu_virt/firmware.bin" ]
+}
+
+firmware_do() {
+    mkdir -p "$LIFEBOAT_CACHE/boards/qemu_virt"
+    make_in "$LIFEBOAT_ROOT/boards/port" boards/qemu_virt BOARD=qemu_virt \
+        MPY_TOP="$(realpath -m --relative-to="$LIFEBOAT_ROOT/boards/port" "$LIFEBOAT_CACHE/micropython")"
+}
+
+firmware_hint() {
+    echo "mend the error shown in the log, then try again"
+}
+
+# ---- payload ----
+
+payload_text() {
+    echo "fetch real firmware to protect in the demo (package u-boot-qemu)"
+}
+
+payload_key() {
+    echo u-boot-qemu
+}
+
+payload_there() {
+    [ -f "$LIFEBOAT_CACHE/payload/os.bin" ]
+}
+
+# U-Boot for QEMU's boards, all of them one after the other: some 10 MB of what operating
+# system images are made of.
+payload_do() {
+    choose_suite
+    rm -rf "$LIFEBOAT_CACHE/payload" "$LIFEBOAT_CACHE/fetch"
+    mkdir "$LIFEBOAT_CACHE/payload" "$LIFEBOAT_CACHE/fetch"
+    cd "$LIFEBOAT_CACHE/fetch"
+    private_apt apt-get -q download u-boot-qemu
+    dpkg-deb -x u-boot-qemu_*.deb "$LIFEBOAT_CACHE/payload"
+    find "$LIFEBOAT_CACHE/payload/usr/lib/u-boot" -type f -print0 \
+        | LC_ALL=C sort -z | xargs -0 cat >os.bin
+    [ "$(stat -c %s os.bin)" -ge 7000000 ]
+    mv os.bin "$LIFEBOAT_CACHE/payload/os.bin"
+}
+
+payload_hint() {
+    echo "check the network and the machine's apt sources"
+}
