@@ -55,11 +55,17 @@ class CodeFlash:
         if self._dev.mapped:
             return crc32(self._dev.view(start, size))
         crc = 0
-        buf = memoryview(bytearray(min(_CHUNK, size)))
-        for offset in range(start, start + size, len(buf)):
-            self._read(offset, buf)
-            crc = crc32(buf, crc)
+        for piece in self._pieces(start, start + size):
+            crc = crc32(piece, crc)
         return crc
+
+    # Read flash bytes [start, end) through one small buffer.
+    def _pieces(self, start, end):
+        buf = memoryview(bytearray(_CHUNK))
+        for offset in range(start, end, _CHUNK):
+            piece = buf[: min(_CHUNK, end - offset)]
+            self._read(offset, piece)
+            yield piece
 
     def manifest(self):
         """Return (the Manifest in the manifest block, whether blank bytes follow it).
@@ -67,18 +73,14 @@ class CodeFlash:
         Raises LifeboatError as Manifest does.
         """
         start = self.manifest_block * self.block_size
-        manifest = Manifest.load(lambda offset, buf: self._read(start + offset, buf))
+        manifest = Manifest.load(
+            lambda offset, buf: self._read(start + offset, buf), self.block_size
+        )
         rest = start + len(manifest.raw)
         end = start + self.block_size
         if self._dev.mapped:
             return manifest, blank(self._dev.view(rest, end - rest))
-        buf = memoryview(bytearray(_CHUNK))
-        for offset in range(rest, end, _CHUNK):
-            piece = buf[: min(_CHUNK, end - offset)]
-            self._read(offset, piece)
-            if not blank(piece):
-                return manifest, False
-        return manifest, True
+        return manifest, all(blank(piece) for piece in self._pieces(rest, end))
 
     def replace(self, block, data):
         """Erase a block and program data at its start; what follows stays erased.

@@ -96,11 +96,17 @@ class Manifest:
         return size
 
     @classmethod
-    def load(cls, read):
-        """Read a manifest with read(offset, buffer); offsets and lengths are whole 4096s."""
+    def load(cls, read, room):
+        """Read a manifest with read(offset, buffer); offsets and lengths are whole 4096s.
+
+        room: bytes there are to read, a multiple of 4096; a longer manifest raises
+        LifeboatError(manifest-size) before anything beyond is read.
+        """
         head = bytearray(_PIECE)
         read(0, head)
         size = cls._size(head)
+        if size > room:
+            raise LifeboatError("manifest-size", str(size))
         if size > _PIECE:
             raw = bytearray((size + _PIECE - 1) // _PIECE * _PIECE)
             raw[:_PIECE] = head

@@ -176,7 +176,7 @@ class Region:
     def manifest(self, slot):
         """Return the Manifest of a slot, or raise LifeboatError."""
         at = self.slot_at(slot) + _SLOT_MANIFEST
-        return Manifest.load(lambda offset, buf: self.read(at + offset, buf))
+        return Manifest.load(lambda offset, buf: self.read(at + offset, buf), MAX_SIZE)
 
     def holds_manifest(self, slot, manifest, unit):
         """Return whether a slot holds just this manifest; unit: scratch of UNIT bytes."""

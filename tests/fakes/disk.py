@@ -10,7 +10,8 @@ class RamDisk:
     """A sparse disk as a block device. sectors: dict LBA -> bytes, the medium.
 
     Writes stay in the cache until they are flushed; settle() says what a power cut leaves.
-    fault(op, lba, count) -> errno or None is asked first, op being "read", "write" or "flush".
+    fault(op, lba, count) -> errno or None is asked first, op being "init", "read", "write" or
+    "flush". Errors have two arguments, since CPython sets errno for those only.
     lose: LBAs whose writes the disk acknowledges and forgets.
     """
 
@@ -30,10 +31,10 @@ class RamDisk:
 
     def _check(self, op, lba, length):
         if length % self.size or lba < 0 or lba + length // self.size > self.count:
-            raise OSError(EINVAL)
+            raise OSError(EINVAL, self.name)
         error = self.fault and self.fault(op, lba, length // self.size)
         if error:
-            raise OSError(error)
+            raise OSError(error, self.name)
 
     def readblocks(self, lba, buf):
         self._check("read", lba, len(buf))

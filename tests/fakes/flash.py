@@ -31,7 +31,7 @@ class RamFlash:
     def _at(self, block, offset, length):
         at = block * self.size + offset
         if block < 0 or offset < 0 or at + length > len(self.data):
-            raise OSError(EINVAL)
+            raise OSError(EINVAL, self.name)
         return at
 
     def writeblocks(self, block, buf, offset=None):
@@ -71,7 +71,7 @@ class RamFlash:
         if op == 6:
             at = self._at(arg, 0, self.size)
             if arg in self.fail_erase:
-                raise OSError(EIO)
+                raise OSError(EIO, self.name)
             # A torn erase leaves some cells erased and others neither 0 nor 1.
             torn = bytes(b"\xff\xa5" * (self.size // 4))
             self.power.operation("flash", "erase", at, lambda: self._store(at, torn))
