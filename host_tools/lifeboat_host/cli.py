@@ -116,6 +116,5 @@ def _test(arguments: Sequence[str]) -> int:
     args, rest = parser.parse_known_args(arguments)
     wanted = [f"({args.markers})"] if args.markers else []
     wanted += [] if args.slow else ["not slow"]
-    selection = ["-m", " and ".join(wanted)] if wanted else []
-    command = [sys.executable, "-m", "pytest", *selection, *rest]
+    command = [sys.executable, "-m", "pytest", "-m", " and ".join(wanted), *rest]
     return subprocess.run(command, cwd=boards.root(), check=False).returncode

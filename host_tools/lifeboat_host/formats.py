@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Union
 
-import crcmod.predefined  # type: ignore[import-untyped]
+import crcmod.predefined
 
 from lifeboat_host.errors import LifeboatError
 
@@ -37,7 +37,7 @@ KINDS = ("blob", "os", "romfs")
 SIGNATURE_NONE = 0
 SIGNATURE_HSS = 1
 
-crc32 = crcmod.predefined.mkCrcFun("crc-32")
+crc32: Callable[[Buffer], int] = crcmod.predefined.mkCrcFun("crc-32")
 
 
 class Layout:

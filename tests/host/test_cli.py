@@ -323,7 +323,7 @@ def test_a_foreign_process_with_our_number_is_not_ours(lifeboat, tree):
     ("arguments", "expected"),
     [
         ([], ["-m", "not slow"]),
-        (["--slow"], []),
+        (["--slow"], ["-m", ""]),
         (["-m", "host", "-k", "name"], ["-m", "(host) and not slow", "-k", "name"]),
         (["--slow", "-m", "qemu", "-x"], ["-m", "(qemu)", "-x"]),
     ],

@@ -1,0 +1,274 @@
+"""`lifeboat demo`: a board heals its code flash, again and again, from its disks."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.rule import Rule
+
+from lifeboat_host import boards, image, picture, region, report
+from lifeboat_host.disks import Disk
+from lifeboat_host.errors import EXIT_ERROR, EXIT_OK, LifeboatError
+from lifeboat_host.formats import Manifest
+from lifeboat_host.output import Output
+from lifeboat_host.qemu import Board
+
+_APPS = Path(__file__).with_name("apps")
+_APP_LINES = ("app: cache", "app: health")
+_DISK_SIZE = 256 << 20
+
+
+class Stage:
+    """The media of the demo, in a folder of their own, and the original image."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder = folder
+        self.rng = random.Random(seed)
+        self.spec = boards.load()
+        self.flash = folder / "flash.img"
+        self.disks = [folder / "disk0.img", folder / "disk1.img"]
+        self.original = b""
+        self.manifest: Manifest
+
+    def prepare(self) -> None:
+        """Build the image, and two disks with a region each."""
+        payload = boards.cache() / "payload" / "os.bin"
+        if not payload.is_file():
+            hint = "run ./lifeboat setup, which fetches real firmware"
+            raise LifeboatError("no-payload", f"{payload}: no operating system to protect", hint)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self.manifest = image.build(
+            [image.Source("os", payload), image.Source("apps", _APPS)],
+            self.flash,
+            product=self.spec.product,
+            version="1.0",
+            flash_size=self.spec.flash_size,
+            block_size=self.spec.block_size,
+        )
+        self.original = self.flash.read_bytes()
+        need = region.slot_size_for(self.spec.flash_size, self.spec.block_size)
+        with ExitStack() as stack:
+            for path in self.disks:
+                with open(path, "wb") as file:
+                    file.truncate(_DISK_SIZE)
+            opened = [stack.enter_context(Disk(path, write=True)) for path in self.disks]
+            for disk, header in zip(opened, region.new_set(opened, region.TAIL, need=need)):
+                region.create(disk, header)
+
+    @property
+    def manifest_block(self) -> int:
+        return self.spec.flash_size // self.spec.block_size - 1
+
+    def damaged(self) -> list[int]:
+        """Blocks of the flash that are not the original's."""
+        size = self.spec.block_size
+        now = self.flash.read_bytes()
+        starts = range(0, len(self.original), size)
+        changed = [now[at : at + size] != self.original[at : at + size] for at in starts]
+        return [block for block, differs in enumerate(changed) if differs]
+
+    def cells(self, damaged: Sequence[int] = (), repaired: Sequence[int] = ()) -> Any:
+        return picture.cells(self.manifest, self.spec.flash_size, damaged, repaired)
+
+    # damage
+
+    def overwrite(self, offset: int, data: bytes) -> None:
+        """Put bytes into the flash."""
+        _put(self.flash, offset, data)
+
+    def erase(self, block: int) -> None:
+        self.overwrite(block * self.spec.block_size, b"\xff" * self.spec.block_size)
+
+    def flip_bits(self, places: int) -> None:
+        """One bit in each of so many random places of the code."""
+        for place in self.rng.sample(range(self.manifest.code_size), places):
+            self.overwrite(place, bytes([self.original[place] ^ 1 << self.rng.randrange(8)]))
+
+    def random_bytes(self, count: int) -> None:
+        for place in self.rng.sample(range(self.manifest.code_size), count):
+            self.overwrite(place, bytes([self.rng.randrange(256)]))
+
+    def garble(self, block: int) -> None:
+        """A block full of random bytes."""
+        self.overwrite(block * self.spec.block_size, self.rng.randbytes(self.spec.block_size))
+
+    def rot(self, disk: int, blocks: Sequence[int]) -> None:
+        """Damage these blocks of the backup copy on a disk."""
+        path = self.disks[disk]
+        with Disk(path) as opened:
+            found = region.find(opened)
+            slot = region.newest(region.read_slots(opened, found.header))
+        if slot is None:
+            raise LifeboatError("demo", f"{path}: no backup copy to damage")
+        for block in blocks:
+            place = region.block_offset(slot.offset, self.manifest, block)
+            _put(path, place + 1000, b"rotten")
+
+
+def _put(path: Path, offset: int, data: bytes) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One thing that goes wrong. pulled: numbers of the disks that are not there."""
+
+    title: str
+    damage: Callable[[Stage], None]
+    pulled: tuple[int, ...] = ()
+
+
+def _first_and_last(stage: Stage) -> None:
+    stage.garble(0)
+    stage.garble(stage.manifest.block_count - 1)
+
+
+def _everything_erased(stage: Stage) -> None:
+    stage.overwrite(0, b"\xff" * stage.spec.flash_size)
+
+
+def _flash_and_one_copy(stage: Stage) -> None:
+    blocks = [3, 4, 5]
+    stage.rot(0, blocks)
+    for block in [*blocks, 6]:
+        stage.garble(block)
+
+
+def _both_copies(stage: Stage) -> None:
+    stage.rot(0, [1, 2])
+    stage.rot(1, [7, 8])
+    for block in (1, 2, 7, 8):
+        stage.erase(block)
+
+
+ROUNDS = (
+    Round("ten flipped bits", lambda stage: stage.flip_bits(10)),
+    Round("an erased block", lambda stage: stage.erase(2)),
+    Round("1000 random bytes all over the code", lambda stage: stage.random_bytes(1000)),
+    Round("the first and the last block full of garbage", _first_and_last),
+    Round("the manifest destroyed", lambda stage: stage.garble(stage.manifest_block)),
+    Round("the whole code flash erased", _everything_erased),
+    Round("one disk pulled, ten flipped bits", lambda stage: stage.flip_bits(10), pulled=(0,)),
+    Round("four blocks, three of them rotten on one disk too", _flash_and_one_copy),
+    Round("four blocks, each disk has only two of them right", _both_copies),
+    Round("nothing: a healthy board writes nothing", lambda stage: None),
+)
+
+
+def power_on(stage: Stage, pulled: Sequence[int] = ()) -> tuple[dict[str, Any], bool, float]:
+    """(report, whether both applications ran, seconds from power-on to the report)."""
+    drives = [None if number in pulled else path for number, path in enumerate(stage.disks)]
+    start = time.monotonic()
+    with Board(stage.flash, drives, spec=stage.spec) as board:
+        found = board.power_on_report()
+        seconds = time.monotonic() - start
+        try:
+            for line in _APP_LINES:
+                board.wait_for(line)
+            ran = True
+        except LifeboatError:
+            ran = False
+    return found, ran, seconds
+
+
+def play(stage: Stage, item: Round) -> dict[str, Any]:
+    """Damage, power on, compare. `ok` tells whether everything is as it must be."""
+    item.damage(stage)
+    damaged = stage.damaged()
+    found, ran, seconds = power_on(stage, item.pulled)
+    identical = stage.flash.read_bytes() == stage.original
+    return {
+        "round": item.title,
+        "damaged": damaged,
+        "verdict": found["verdict"],
+        "repaired": found["repaired"],
+        "erases": found["erases"],
+        "seconds": round(seconds, 2),
+        "identical": identical,
+        "applications_ran": ran,
+        "ok": identical and ran and found["erases"] == len(damaged),
+        "report": found,
+    }
+
+
+def _show(output: Output, stage: Stage, result: dict[str, Any]) -> None:
+    damaged = result["damaged"]
+    if damaged:
+        repaired = [] if not result["identical"] else damaged
+        after = stage.cells(stage.damaged(), repaired)
+        output.show(
+            picture.before_after(
+                stage.cells(damaged), after, stage.spec.block_size, output.ascii_only
+            )
+        )
+    output.show(
+        f"damaged   {len(damaged)} blocks: {report.spans(_ranges(damaged))}",
+        f"repaired  {report.spans(result['repaired'])}",
+        f"erases    {result['erases']}, {result['seconds']} s from power-on to the verdict "
+        f"{result['verdict']}",
+        f"flash     {'identical to' if result['identical'] else 'DIFFERS FROM'} the original; "
+        f"applications {'run' if result['applications_ran'] else 'DO NOT RUN'}",
+        "",
+    )
+
+
+def _ranges(blocks: Sequence[int]) -> list[list[int]]:
+    """[first, count] of each run of consecutive numbers."""
+    ranges: list[list[int]] = []
+    for block in blocks:
+        if ranges and sum(ranges[-1]) == block:
+            ranges[-1][1] += 1
+        else:
+            ranges.append([block, 1])
+    return ranges
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`lifeboat demo`. Returns the exit code: 0 when everything healed."""
+    parser = argparse.ArgumentParser(prog="lifeboat demo", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="other random damage (default 1)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    args = parser.parse_args(arguments)
+    output = Output(json=args.json)
+    stage = Stage(boards.cache() / "demo", args.seed)
+    stage.prepare()
+    with Board(stage.flash, stage.disks, spec=stage.spec) as board:
+        command = board.command_line()
+        first = board.power_on_report()
+    segments = ", ".join(f"{s.name} {s.size} bytes" for s in stage.manifest.segments)
+    output.show(
+        f"{stage.spec.name}: {segments}; {stage.manifest.block_count} blocks in a flash of "
+        f"{stage.spec.flash_size >> 20} MB; build {stage.manifest.build}",
+        "",
+        command,
+        "",
+        Rule("first power-on: the backups are made"),
+        report.table(first),
+        "",
+    )
+    backed_up = [member["state"] for member in first["members"]] == ["created"] * 2
+    results = []
+    for number, item in enumerate(ROUNDS, 1):
+        output.show(Rule(f"{number} of {len(ROUNDS)}: {item.title}"))
+        result = play(stage, item)
+        results.append(result)
+        _show(output, stage, result)
+        if not result["identical"]:
+            stage.overwrite(0, stage.original)  # the next round starts from good code
+    healed = sum(result["ok"] for result in results)
+    ok = backed_up and healed == len(results)
+    output.result({"ok": ok, "first": first, "rounds": results, "command": command})
+    word = "all healed" if ok else "NOT ALL HEALED"
+    output.show(f"{word}: {healed} of {len(results)} rounds, the images are in {stage.folder}")
+    return EXIT_OK if ok else EXIT_ERROR
