@@ -13,9 +13,9 @@ Buffers are anything bytes-like with elements of one byte, memory-mapped flash i
 these checks that it stays inside its buffer or a device: that is the caller's job.
 
 The variants are modules of their own, so that a manifest can leave out what its architecture
-does not need or cannot compile, and so that tests can hold them equal: kernels_viper for every
-architecture with a native emitter, its CRC from kernels_rv32 (inline assembler) or, where that is
-not the architecture, kernels_viper_crc; kernels_plain for everything else.
+does not need or can't compile, and so that tests can hold them equal: kernels_viper for every
+architecture with a native emitter, with kernels_rv32 (inline assembler) on 32-bit RISC-V and
+kernels_viper_crc elsewhere; kernels_plain where there is no emitter.
 """
 
 import sys
@@ -31,15 +31,14 @@ _SPINS = const(2000)
 # MPY_FILE_HEADER_INT).
 _arch = getattr(sys.implementation, "_mpy", 0) >> 10 & 15
 
-if _arch:
+if _arch == _RV32IMC:
+    from lifeboat.kernels_rv32 import crc32, poll32
+    from lifeboat.kernels_viper import blank, copy32
+elif _arch:
     from lifeboat.kernels_viper import blank, copy32, poll32
+    from lifeboat.kernels_viper_crc import crc32
 else:
     from lifeboat.kernels_plain import blank, copy32, crc32, poll32
-
-if _arch == _RV32IMC:
-    from lifeboat.kernels_rv32 import crc32
-elif _arch:
-    from lifeboat.kernels_viper_crc import crc32
 
 
 # The register is looked at once more after the deadline: time may have passed while the machine

@@ -1,4 +1,5 @@
-"""CRC-32 in RISC-V inline assembler: 5.5 instructions per byte, less than compiled C needs.
+"""Hot loops of kernels.py in RISC-V inline assembler: CRC-32 with 5.5 instructions per byte, less
+than compiled C needs, and register polls with 8 instructions each.
 
 Branches go backwards only: MicroPython's assembler reads past its label table when it sizes a
 forward branch.
@@ -86,3 +87,19 @@ def crc32(buf, crc=0):
     if tail:
         crc = _bytes(view[n - tail :], crc)
     return crc
+
+
+@micropython.asm_rv32
+def poll32(a0, a1, a2, a3) -> bool:
+    sltu(t2, zero, a3)  # zero spins: no match, whatever is there
+    label(loop)
+    lw(t0, 0(a0))
+    and_(t0, t0, a1)
+    xor(t0, t0, a2)
+    addi(a3, a3, -1)
+    sltu(t1, zero, t0)
+    slt(t3, zero, a3)
+    and_(t1, t1, t3)
+    bne(t1, zero, loop)
+    sltiu(a0, t0, 1)
+    and_(a0, a0, t2)

@@ -24,11 +24,12 @@ memory that DMA sees as the processor does. Section numbers are those of AHCI 1.
 """
 
 import errno
+from array import array
 from machine import mem32
 from micropython import const
 from time import sleep_ms, ticks_diff, ticks_ms
 from uctypes import addressof, bytearray_at
-from lifeboat.kernels import wait32
+from lifeboat.kernels import poll32, wait32
 
 # PCI configuration space.
 _PCI_COMMAND = const(0x04)
@@ -89,6 +90,7 @@ _LINK_MS = const(1000)  # from "seen" to "up", retries at lower speeds included
 _READY_MS = const(10000)  # spin-up; ATA allows 31 s (ATA8-ACS 4.2), a boot can't wait for it
 _COMMAND_MS = const(5000)  # one transfer, the disk's own retries included
 _FLUSH_MS = const(30000)  # FLUSH CACHE may take longer than 30 s (ATA8-ACS 7.10)
+_SPINS = const(500)  # how often to poll before looking at the clock
 _SLICE_MS = const(1)  # how often a running command is looked at for errors
 
 # ATA commands.
@@ -103,14 +105,13 @@ _FLUSH_CACHE_EXT = const(0xEA)
 _FIS_COMMAND = const(0x8027)  # register FIS, host to device, "command"
 _LBA_MODE = const(0x40)
 
-# One piece of memory for a port: command list, command table, received FIS. The list's alignment
-# is the strictest; a table entry transfers up to 4 MB.
-_LIST = const(0)
-_TABLE = const(1024)
+# One piece of memory for a port, in words: command list, command table with its entries of up to
+# 4 MB each, received FIS. The list has the strictest alignment, 1024 bytes.
+_TABLE = const(256)
+_PRDT = const(256 + 32)
 _ENTRIES = const(64)
-_PRDT = const(1024 + 128)
-_FIS = const(1024 + 128 + 16 * 64)
-_MEMORY = const(1024 + 128 + 16 * 64 + 256)
+_FIS = const(256 + 32 + 4 * 64)
+_MEMORY = const(256 + 32 + 4 * 64 + 64)
 _ENTRY = const(0x400000)
 
 
@@ -180,8 +181,12 @@ class AHCIDisk:
         self.status = self.error = self.serr = 0
         self.reads = self.writes = self.flushes = 0
         self._port = port
+        self._is = port + _IS
+        self._ci = port + _CI
+        self._tfd = port + _TFD
+        self._serr = port + _SERR
         self._ready = False
-        self._base = 0
+        self._memory = None
         # A command in flight, left by the program before a soft reset, ends with a COMRESET.
         busy = mem32[port + _CI] != 0
         self._reset = not self._stop() or busy
@@ -227,29 +232,32 @@ class AHCIDisk:
         self._check()
         size = self._size
         left = len(buf)
-        start = n * size + (offset or 0)
-        if (
-            n < 0
-            or (offset or 0) < 0
-            or start + left > self._blocks * size
-            or (offset is None and left % size)
-        ):
+        lba = n
+        skip = 0
+        if offset is not None:
+            lba += offset // size
+            skip = offset % size
+        elif left % size:
             raise OSError(errno.EINVAL)
-        lba, skip = divmod(start, size)
+        if n < 0 or lba < n or lba + (skip + left + size - 1) // size > self._blocks:
+            raise OSError(errno.EINVAL)
         at = addressof(buf)
-        done = 0
-        while done < left:
-            if skip or left - done < size or at & 1:
-                part = min(size - skip, left - done)
-                self._piece(write, lba, skip, at + done, part)
+        odd = at & 1
+        while left:
+            if skip or left < size or odd:
                 count = 1
+                part = min(size - skip, left)
+                self._piece(write, lba, skip, at, part)
                 skip = 0
             else:
-                count = min((left - done) // size, self._most)
+                count = left // size
+                if count > self._most:
+                    count = self._most
                 part = count * size
-                self._sectors(write, lba, count, at + done)
+                self._sectors(write, lba, count, at)
             lba += count
-            done += part
+            at += part
+            left -= part
 
     # A part of a sector, or a sector at an address that DMA can't reach. (A slice of a memoryview
     # can't start beyond 16 MB; this can.)
@@ -279,8 +287,7 @@ class AHCIDisk:
 
     # The link has been up without a break since the last COMRESET.
     def _same(self):
-        port = self._port
-        return mem32[port + _SSTS] & _DET == _DET_UP and not mem32[port + _SERR] & _SERR_LINK
+        return poll32(self._serr, _SERR_LINK, 0, 1)
 
     # Link and device.
 
@@ -303,14 +310,17 @@ class AHCIDisk:
 
     # The first FIS of a device, its signature, says what it is. Receiving needs memory.
     def _is_disk(self):
-        if not self._base:
-            self._memory = bytearray(_MEMORY + 1023)
-            self._base = addressof(self._memory) + 1023 & ~1023
         port = self._port
-        mem32[port + _CLB] = self._base + _LIST
-        mem32[port + _CLBU] = 0
-        mem32[port + _FB] = self._base + _FIS
-        mem32[port + _FBU] = 0
+        if not self._memory:
+            self._memory = array("I", bytes(4 * (_MEMORY + 255)))
+            at = addressof(self._memory)
+            self._list = (-at & 1023) // 4
+            at += 4 * self._list
+            self._memory[self._list + 2] = at + 4 * _TABLE
+            mem32[port + _CLB] = at
+            mem32[port + _CLBU] = 0
+            mem32[port + _FB] = at + 4 * _FIS
+            mem32[port + _FBU] = 0
         mem32[port + _CMD] |= _CMD_FRE
         return mem32[port + _SIG] & _ALL in (_SIG_ATA, _SIG_NONE)
 
@@ -391,13 +401,12 @@ class AHCIDisk:
     # Commands.
 
     def _command(self, command, lba, count, at, nbytes, write, ms):
-        port = self._port
         if self._ready and not self._same():
             self._ready = False
             raise OSError(errno.ENODEV)
         self._fill(command, lba, count, at, nbytes, write)
-        mem32[port + _IS] = _ALL
-        mem32[port + _CI] = 1
+        mem32[self._is] = _ALL
+        mem32[self._ci] = 1
         try:
             self._wait(ms)
         except BaseException:
@@ -405,51 +414,50 @@ class AHCIDisk:
             self._note()
             self._halt()
             raise
-        if mem32[port + _IS] & _IS_ERRORS or mem32[port + _TFD] & (_TFD_BUSY | _TFD_ERR):
+        if not (self._intact() and poll32(self._tfd, _TFD_BUSY | _TFD_ERR, 0, 1)):
             self._note()
             self._recover()
             raise OSError(errno.EIO)
 
     # An error does not end a command: its bit in CI stays until the port is stopped.
     def _wait(self, ms):
-        port = self._port
+        if poll32(self._ci, 1, 0, _SPINS):
+            return
         start = ticks_ms()
-        while not wait32(port + _CI, 1, 0, _SLICE_MS):
-            if mem32[port + _IS] & _IS_ERRORS:
-                return
+        while not wait32(self._ci, 1, 0, _SLICE_MS) and self._intact():
             if ticks_diff(ticks_ms(), start) >= ms:
                 raise OSError(errno.ETIMEDOUT)
 
-    # Command header, command FIS and the list of memory pieces (4.2).
+    def _intact(self):
+        return poll32(self._is, _IS_ERRORS, 0, 1)
+
+    # Command header, command FIS and the list of memory pieces (4.2); words that are always the
+    # same stay as they are.
     def _fill(self, command, lba, count, at, nbytes, write):
-        base = self._base
-        entry = base + _PRDT
+        memory = self._memory
+        header = self._list
+        table = header + _TABLE
+        entry = header + _PRDT
         entries = 0
         while nbytes:
-            part = min(nbytes, _ENTRY)
-            mem32[entry] = at
-            mem32[entry + 4] = 0
-            mem32[entry + 12] = part - 1
+            part = nbytes if nbytes < _ENTRY else _ENTRY
+            memory[entry] = at
+            memory[entry + 3] = part - 1
             at += part
             nbytes -= part
-            entry += 16
+            entry += 4
             entries += 1
-        mem32[base] = 5 | write << 6 | entries << 16
-        mem32[base + 4] = 0
-        mem32[base + 8] = base + _TABLE
-        mem32[base + 12] = 0
+        memory[header] = 5 | write << 6 | entries << 16
         high = lba >> 24
         device = _LBA_MODE
         if command in (_READ_DMA, _WRITE_DMA):
             device |= high
             high = 0
             count &= 0xFF
-        table = base + _TABLE
-        mem32[table] = _FIS_COMMAND | command << 16
-        mem32[table + 4] = lba & 0xFFFFFF | device << 24
-        mem32[table + 8] = high
-        mem32[table + 12] = count & 0xFFFF
-        mem32[table + 16] = 0
+        memory[table] = _FIS_COMMAND | command << 16
+        memory[table + 1] = lba & 0xFFFFFF | device << 24
+        memory[table + 2] = high
+        memory[table + 3] = count & 0xFFFF
 
     def _note(self):
         tfd = mem32[self._port + _TFD]
