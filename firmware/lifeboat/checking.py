@@ -16,17 +16,19 @@ class Member:
     """A disk as the policy sees it.
 
     state: one of format.md section 4; region: its Region or None; newest: the newest commit
-    record, whose manifest may still be bad. A disk that failed once is not asked again.
+    record, whose manifest may still be bad; newer_format: slots of a format that this lifeboat
+    does not know and must not overwrite. A disk that failed once is not asked again.
     """
 
     def __init__(self, disk, report):
         self.disk = disk
-        self.name = disk.name
+        self.name = str(disk.name)
         self.region = None
         self.state = "no-region"
         self.newest = None
         self.newest_slot = None
         self.records = []
+        self.newer_format = []
         self._report = report
 
     @property
@@ -67,12 +69,18 @@ class Member:
         self.records = []
         self.newest = None
         for slot in range(self.region.slots):
+            commit = None
             try:
                 commit = self.region.commit(slot, unit)
             except LifeboatError as error:
                 if error.code != "commit-magic":
                     self._report.reason(error.code, self.name, "slot %d" % slot)
-                commit = None
+                if error.code == "commit-version":
+                    self.newer_format.append(slot)
+            except OSError as error:
+                if error.errno != EIO:
+                    raise
+                self.io_error(error)
             self.records.append(commit)
             if commit and (not self.newest or commit.generation > self.newest.generation):
                 self.newest = commit
@@ -113,10 +121,16 @@ def choose_home(members, build, report):
     for member in members:
         if member.usable and member not in own:
             member.state = "foreign"
-    here = [member.region.member for member in own]
-    for index in range(own[0].region.members):
-        if index not in here:
-            report.missing(index, own[0].region.members)
+    _report_missing(members, own[0].region, report)
+
+
+# A failed disk whose region could not be read may be any of those that seem to be missing.
+def _report_missing(members, region, report):
+    unread = sum(member.state == "failed" and member.region is None for member in members)
+    here = [m.region.member for m in members if m.region and m.region.set_id == region.set_id]
+    missing = [index for index in range(region.members) if index not in here]
+    for index in missing[unread:]:
+        report.missing(index, region.members)
 
 
 def check(members, manifest):
@@ -126,9 +140,9 @@ def check(members, manifest):
     """
     unit = bytearray(regions.UNIT)
     for member in members:
-        if member.home and member.newest and member.newest.build == manifest.build:
+        if member.home and member.newest and member.newest.describes(manifest):
             try:
                 if member.region.holds_manifest(member.newest_slot, manifest, unit):
                     member.state = "level"
             except OSError as error:
-                member.fail(error)
+                member.io_error(error)

@@ -1,10 +1,14 @@
 """Fixtures of the tests on QEMU boards."""
 
+import re
 import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import pytest
 
-from lifeboat_host import boards
+from lifeboat_host import boards, qemu
 from lifeboat_host.errors import LifeboatError
 from qemu.rig import MB, Rig
 
@@ -54,3 +58,38 @@ def rig8(protected, tmp_path):
     """A protected board with 8 MB of embedded code."""
     yield protected(8 * MB).copy_to(tmp_path)
     shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+@pytest.fixture
+def mpremote():
+    """mpremote(rig, *arguments): run the real tool against the board, over a pty."""
+
+    def run(rig, *arguments, timeout=60):
+        with pty_board(rig) as path:
+            done = subprocess.run(
+                [sys.executable, "-m", "mpremote", "connect", path, *arguments],
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+    return run
+
+
+@contextmanager
+def pty_board(rig):
+    """Start the rig's board with its console on a pty; yields the pty's path."""
+    command = qemu.machine_arguments(rig.spec, rig.flash, rig.drives)
+    process = subprocess.Popen(
+        [*command, "-serial", "pty"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        line = process.stdout.readline()
+        yield re.search(r"/dev/\S+", line).group()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

@@ -40,6 +40,7 @@ class Rig:
         self.folder = Path(folder)
         self.flash = self.folder / "flash.img"
         self.drives = []
+        self.app_source = APP
         self.good = b""
         self.blocks = 0
 
@@ -56,7 +57,7 @@ class Rig:
         """Put an image with about `size` bytes of embedded code into the flash."""
         app = self.folder / "app"
         app.mkdir(exist_ok=True)
-        (app / "main.py").write_text(APP)
+        (app / "main.py").write_text(self.app_source)
         block = self.spec.block_size
         os_size = min(size, self.spec.flash_size - block) - block
         (self.folder / "os.bin").write_bytes(firmware_bytes(os_size, seed))
@@ -75,16 +76,15 @@ class Rig:
         self.blocks = made.block_count
         return made
 
-    def add_disks(self, count, size=DISK, lba_size=512, where=region.TAIL, slots=2):
-        """Add disks with regions of one set; return their paths."""
-        paths = [self.blank_disk(size) for _ in range(count)]
+    def add_disks(self, count, sizes=(DISK,)):
+        """Add disks with regions of one set at their ends; sizes: used in turn."""
+        paths = [self.blank_disk(sizes[i % len(sizes)]) for i in range(count)]
         need = region.slot_size_for(self.spec.flash_size, self.spec.block_size)
         with ExitStack() as stack:
-            opened = [stack.enter_context(disks.Disk(p, lba_size, write=True)) for p in paths]
-            headers = region.new_set(opened, where, slots=slots, need=need)
+            opened = [stack.enter_context(disks.Disk(p, write=True)) for p in paths]
+            headers = region.new_set(opened, region.TAIL, need=need)
             for disk, header in zip(opened, headers):
                 region.create(disk, header)
-        return paths
 
     def blank_disk(self, size=DISK):
         """Add a sparse disk full of zeros."""
@@ -135,19 +135,18 @@ class Rig:
         """SHA-256 of the data of every medium."""
         return [data_hash(path) for path in [self.flash, *self.drives]]
 
-    def slots(self, path):
-        """What the host tools find on a disk: its region's slots."""
+    def copies(self, path):
+        """What the host tools find on a disk: the committed slots, and the bad blocks of each."""
         with disks.Disk(path) as disk:
-            return region.read_slots(disk, region.find(disk).header)
+            slots = region.read_slots(disk, region.find(disk).header)
+            checks = region.verify(disk, slots)
+        return {check.manifest.version: check.bad for check in checks}
 
-    def block_place(self, path, block, slot=None):
-        """Byte offset on a disk of a block of its newest (or that) slot's copy."""
+    def block_place(self, path, block):
+        """Byte offset on a disk of a block of its newest copy."""
         with disks.Disk(path) as disk:
-            found = region.find(disk).header
-            slots = region.read_slots(disk, found)
-            chosen = region.newest(slots) if slot is None else slots[slot]
-            offset = found.start_lba * found.lba_size + found.slot_offset(chosen.index)
-            return region.block_offset(offset, chosen.manifest, block)
+            newest = region.newest(region.read_slots(disk, region.find(disk).header))
+            return region.block_offset(newest.offset, newest.manifest, block)
 
     def rot(self, path, block, data=b"rotten"):
         """Damage a block of the newest copy on a disk."""

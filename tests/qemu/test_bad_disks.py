@@ -1,0 +1,180 @@
+"""I6: no absent, slow, hung or lying disk keeps healthy code from running."""
+
+import time
+
+import pytest
+from qemu.rig import DISK, MB, extents
+
+from lifeboat_host import nbd
+
+# docs/operations.md: the bound on a healthy power-on, beyond the inspection, for each disk.
+PER_DISK_MS = 7000
+
+
+def codes(report):
+    return [r[0] for r in report["reasons"]]
+
+
+def states(report):
+    return [m["state"] for m in report["members"]]
+
+
+def break_flash(rig):
+    rig.damage((1000, b"broken"))
+
+
+@pytest.fixture(params=["healthy", "damaged"])
+def condition(request, rig8):
+    if request.param == "damaged":
+        break_flash(rig8)
+    return request.param
+
+
+def check(report, condition, *reasons):
+    assert report["verdict"] == ("RUN_DEGRADED" if condition == "healthy" else "RESCUE")
+    assert set(reasons) <= set(codes(report))
+    assert ("backup-none" if condition == "healthy" else "block-lost") in codes(report)
+
+
+def test_no_disk(rig8, condition):
+    before = rig8.hashes()
+    report, _ = rig8.power_on([])
+    check(report, condition)
+    assert report["members"] == [] and rig8.hashes() == before
+
+
+def test_a_disk_without_region(rig8, condition):
+    rig8.drives = []
+    (rig8.folder / "disk0.img").unlink()
+    rig8.blank_disk()
+    before = rig8.hashes()
+    report, _ = rig8.power_on()
+    check(report, condition)
+    assert states(report) == ["no-region"] and rig8.hashes() == before
+
+
+def test_errors_on_every_read(rig8, condition):
+    with nbd.Lab() as lab:
+        export = lab.export("disk", nbd.FileStore(rig8.drives[0]))
+        export.fail("read", after=8)  # QEMU's own look at the disk passes
+        with rig8.board([export]) as board:
+            report = board.power_on_report()
+        assert any(op.name == "read" for op in lab.log)
+    check(report, condition, "disk-failed")
+    assert states(report) == ["failed"]
+    assert report["ms"]["total"] <= PER_DISK_MS
+
+
+def test_commands_that_never_complete(rig8, condition):
+    """The disk stops answering; the server's answer comes long after the board has decided."""
+    with nbd.Lab() as lab:
+        export = lab.export("disk", nbd.FileStore(rig8.drives[0]))
+        held = export.hold("read", seconds=30, after=8)
+        began = time.monotonic()
+        with rig8.board([export]) as board:
+            report = board.power_on_report()
+            elapsed = time.monotonic() - began
+            if condition == "healthy":
+                board.wait_for("app: running")
+            held.release()
+            board.repl()
+            assert board.run("print(6 * 7)")[0].strip() == "42"
+        assert held.hits and elapsed < 30
+    check(report, condition, "disk-timeout")
+    assert states(report) == ["failed"]
+    assert report["ms"]["total"] <= PER_DISK_MS + report["ms"]["inspect"]
+
+
+def test_a_hung_disk_does_not_keep_the_other_from_healing(rig8):
+    break_flash(rig8)
+    with nbd.Lab() as lab:
+        export = lab.export("disk", nbd.FileStore(rig8.drives[0]))
+        export.hold("read", seconds=20, after=8)
+        report = rig8.heal(drives=[export, rig8.drives[1]])
+    assert states(report) == ["failed", "level"]
+
+
+def test_a_disk_that_vanishes_while_the_backup_is_made(empty_rig):
+    empty_rig.make_image(2 * MB)
+    empty_rig.add_disks(2)
+    with nbd.Lab() as lab:
+        exports = [lab.export(p.stem, nbd.FileStore(p)) for p in empty_rig.drives]
+        exports[0].fail("write", "flush", after=6)
+        report = empty_rig.heal(drives=exports)
+        assert states(report) == ["failed", "created"]
+    assert states(empty_rig.heal()) == ["created", "level"]
+
+
+def test_a_disk_that_drops_writes_is_found_out(empty_rig):
+    """The write is acknowledged and goes nowhere; the read-back tells."""
+    empty_rig.make_image(2 * MB)
+    empty_rig.add_disks(2)
+
+    class Forgetful(nbd.FileStore):
+        def write(self, offset, data):
+            pass
+
+    with nbd.Lab() as lab:
+        lazy = lab.export("lazy", Forgetful(empty_rig.drives[0]), volatile=False)
+        honest = lab.export("honest", nbd.FileStore(empty_rig.drives[1]))
+        report = empty_rig.heal(drives=[lazy, honest])
+    assert states(report) == ["stale", "created"]
+    assert "disk-lies" in codes(report)
+
+
+def test_flash_that_does_not_take_what_is_programmed_is_rescue(rig8):
+    break_flash(rig8)
+
+    class Worn(nbd.FileStore):
+        def write(self, offset, data):
+            data = bytearray(data)
+            if offset <= 1000 < offset + len(data):
+                data[1000 - offset] |= 0x01
+                data[1000 - offset] ^= 0x80
+            super().write(offset, data)
+
+    with nbd.Lab() as lab:
+        flash = lab.export("flash", Worn(rig8.flash), volatile=False)
+        path, rig8.flash = rig8.flash, flash
+        try:
+            report, _ = rig8.power_on()
+        finally:
+            rig8.flash = path
+        assert any(op.name in ("write", "zero") and op.export == "flash" for op in lab.log)
+    assert report["verdict"] == "RUN" or "flash-verify" in codes(report)
+
+
+def test_no_write_outside_the_region(empty_rig):
+    """I3, by comparison of whole disks: two members, one of 4 TiB, its region beyond LBA 2^32."""
+    rig = empty_rig
+    rig.make_image(4 * MB)
+    rig.add_disks(2, sizes=[4 << 40, DISK])
+    starts = [rig.region_range(path)[0] for path in rig.drives]
+    assert starts[0] // 512 > 1 << 32
+    for path, start in zip(rig.drives, starts):
+        with open(path, "r+b") as f:
+            for place in (0, start // 2, start - 40960):
+                f.seek(place - place % 4096)
+                f.write(b"user data " * 4096)
+    outside = [snapshot(path, rig.region_range(path)) for path in rig.drives]
+    assert all(len(found) >= 30 for found in outside)
+    assert states(rig.heal()) == ["created", "created"]
+    rig.damage((0, b"\xff" * rig.spec.flash_size))
+    assert rig.heal()["erases"] == rig.blocks + 1
+    rig.make_image(4 * MB, version="2.0", seed=3)
+    assert states(rig.heal()) == ["created", "created"]
+    assert [snapshot(path, rig.region_range(path)) for path in rig.drives] == outside
+
+
+def snapshot(path, region):
+    """All data of a sparse disk outside its region: {offset: bytes} of non-zero 4 KiB pieces."""
+    found = {}
+    with open(path, "rb") as f:
+        for first, last in extents(path):
+            for offset in range(first - first % 4096, last, 4096):
+                if not region[0] <= offset < region[1]:
+                    f.seek(offset)
+                    piece = f.read(4096)
+                    if piece.strip(b"\0"):
+                        found[offset] = piece
+    return found

@@ -1,0 +1,157 @@
+"""One to several member disks: damaged, missing, new, foreign; updates; rescue."""
+
+import pytest
+from qemu.rig import DISK, MB, Rig
+
+from lifeboat_host import disks, region
+
+
+def states(report):
+    return [m["state"] for m in report["members"]]
+
+
+def generations(report):
+    return [m["generation"] for m in report["members"]]
+
+
+def flip(rig, *blocks):
+    """Damage one byte in each of these blocks of the flash."""
+    size = rig.spec.block_size
+    changes = [(b * size + 77, bytes([rig.good[b * size + 77] ^ 0x40])) for b in blocks]
+    assert rig.damage(*changes) == sorted(blocks)
+
+
+def test_both_members_and_the_flash_damaged_in_different_blocks(rig8):
+    rig8.rot(rig8.drives[0], 3)
+    rig8.rot(rig8.drives[1], 9)
+    flip(rig8, 3, 9, 20)
+    report = rig8.heal()
+    assert report["repaired"] == [[3, 1, "sata1"], [9, 1, "sata0"], [20, 1, "sata0"]]
+    assert ["copy-bad", "sata0", "block 3"] in report["reasons"]
+    # The copy that was found bad is whole again.
+    assert rig8.copies(rig8.drives[0]) == {"1.0": []}
+
+
+def test_every_block_from_the_only_copy_that_has_it(rig8):
+    """The flash is erased, and of each block just one disk has a good copy."""
+    for block in range(rig8.blocks):
+        rig8.rot(rig8.drives[block % 2], block)
+    rig8.damage((0, b"\xff" * rig8.spec.flash_size))
+    report = rig8.heal()
+    sources = {b: d for first, n, d in report["repaired"] for b in range(first, first + n)}
+    assert all(sources[b] == f"sata{1 - b % 2}" for b in range(rig8.blocks))
+
+
+def test_no_good_copy_of_a_block_is_rescue_and_nothing_is_written(rig8, mpremote):
+    for drive in rig8.drives:
+        rig8.rot(drive, 5)
+        rig8.rot(drive, 6)
+    flip(rig8, 2, 5, 6)
+    before = rig8.hashes()
+    report, console = rig8.power_on()
+    assert report["verdict"] == "RESCUE"
+    assert report["lost"] == [[5, 2]]
+    assert "block-lost" in [r[0] for r in report["reasons"]]
+    assert "app: running" not in console
+    # A technician still gets in, with the ordinary tool.
+    out = mpremote(rig8, "exec", "import lifeboat; print(lifeboat.report().data['lost'])")
+    assert "[[5, 2]]" in out
+    assert rig8.hashes() == before
+
+
+def test_one_disk_pulled(rig8):
+    flip(rig8, 1)
+    report = rig8.heal(drives=[None, rig8.drives[1]])
+    assert report["repaired"] == [[1, 1, "sata1"]]
+    assert ["member-missing", "member 1 of 2", ""] in report["reasons"]
+    assert states(report) == ["level", "missing"]
+
+
+def test_a_new_empty_member_is_brought_level(rig8):
+    new = rig8.folder / "new.img"
+    with open(new, "wb") as f:
+        f.truncate(DISK)
+    with disks.Disk(rig8.drives[0]) as old, disks.Disk(new, write=True) as disk:
+        header = region.joining(region.find(old).header, disk, region.TAIL, None)
+        region.create(disk, header)
+    report = rig8.heal(drives=[rig8.drives[0], new])
+    assert states(report) == ["level", "created"] and generations(report) == [1, 1]
+    flip(rig8, 0)
+    assert rig8.heal(drives=[None, new])["repaired"] == [[0, 1, "sata1"]]
+
+
+def test_a_disk_without_region_is_left_alone(rig8):
+    plain = rig8.blank_disk()
+    before = rig8.hashes()
+    report = rig8.heal()
+    assert states(report) == ["level", "level", "no-region"]
+    assert rig8.hashes() == before and plain in rig8.drives
+
+
+def test_a_foreign_set_is_read_but_not_written(rig8, empty_rig, tmp_path_factory):
+    other = Rig(rig8.spec, tmp_path_factory.mktemp("foreign"))
+    other.make_image(4 * MB, version="7.7", seed=5)
+    other.add_disks(1)
+    other.power_on()
+    before = other.hashes()[1:]
+    rig8.damage((0, b"\xff" * rig8.spec.flash_size))
+    report = rig8.heal(drives=[*rig8.drives, other.drives[0]])
+    assert states(report) == ["level", "level", "foreign"]
+    assert other.hashes()[1:] == before
+    # With its own disks gone the controller is better off with that code than with none.
+    rig8.damage((0, b"\xff" * rig8.spec.flash_size))
+    report, _ = rig8.power_on([other.drives[0]])
+    assert (report["verdict"], report["version"]) == ("RUN", "7.7")
+
+
+def test_an_update_replaces_the_older_slot_and_keeps_the_last_good_copy(rig8):
+    versions = ["1.0"]
+    for version in ("2.0", "3.0", "4.0"):
+        rig8.make_image(8 * MB, version=version, seed=int(version[0]))
+        report = rig8.heal()
+        assert states(report) == ["created", "created"]
+        assert generations(report) == [int(version[0])] * 2
+        for drive in rig8.drives:
+            assert rig8.copies(drive) == {versions[-1]: [], version: []}
+        versions.append(version)
+        again = rig8.heal()
+        assert states(again) == ["level", "level"] and again["disk_writes"] == 0
+
+
+def test_going_back_to_an_older_version_makes_it_the_newest_backup(rig8):
+    first = rig8.good
+    rig8.make_image(8 * MB, version="2.0", seed=2)
+    rig8.heal()
+    rig8.flash.write_bytes(first)
+    rig8.good = first
+    report = rig8.heal()
+    assert states(report) == ["created", "created"] and generations(report) == [3, 3]
+    rig8.damage((0, b"\xff" * rig8.spec.flash_size))
+    assert rig8.heal()["version"] == "1.0"
+
+
+@pytest.mark.parametrize("members", [1, 3, 6])
+def test_other_numbers_of_members(empty_rig, members):
+    empty_rig.make_image(2 * MB)
+    empty_rig.add_disks(members)
+    assert states(empty_rig.heal()) == ["created"] * members
+    empty_rig.damage((0, b"\xff" * empty_rig.spec.flash_size))
+    report = empty_rig.heal()
+    assert states(report) == ["level"] * members
+
+
+def test_damaged_header_copies_are_mended(rig8):
+    start, end = rig8.region_range(rig8.drives[0])
+    good = {}
+    with open(rig8.drives[0], "r+b") as f:
+        for offset in (start, end - 4096):
+            f.seek(offset)
+            good[offset] = f.read(4096)
+            f.seek(offset)
+            f.write(b"junk" * 1024)
+    report = rig8.heal()
+    assert states(report) == ["mended", "level"]
+    with open(rig8.drives[0], "rb") as f:
+        for offset, unit in good.items():
+            f.seek(offset)
+            assert f.read(4096) == unit

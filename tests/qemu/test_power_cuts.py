@@ -1,0 +1,104 @@
+"""I4 on real device models: the board is killed at the n-th write of disks and flash, 30 times.
+
+Disks and flash are served by a lab that counts their writes, erases and flushes, kills QEMU at the
+n-th one, whole or half-way, and then forgets what the disks had in their caches. Every number
+of the 30 must have been reached.
+"""
+
+import random
+
+import pytest
+from qemu.rig import MB
+
+from lifeboat_host import nbd
+from lifeboat_host.errors import LifeboatError
+
+CUTS = 15  # for each of the two tests
+KEEP = ["none", "all", "last", "random"]
+
+
+def power_on(rig, cut_at=None, torn=0):
+    """A power-on, all media in a lab. Returns (report or None, operations, the cut one)."""
+    with nbd.Lab(cut_at=cut_at, torn=torn, on_cut=lambda: board.kill()) as lab:
+        flash = lab.export("flash", nbd.FileStore(rig.flash), volatile=False)
+        drives = [lab.export(p.stem, nbd.FileStore(p)) for p in rig.drives]
+        path, rig.flash = rig.flash, flash
+        try:
+            board = rig.board(drives)
+        finally:
+            rig.flash = path
+        try:
+            with board:
+                report = board.power_on_report()
+        except LifeboatError as error:
+            assert error.code == "board-ended", error
+            report = None
+        finally:
+            board.close()
+        if cut_at:
+            lab.settle(KEEP[cut_at % 4], seed=cut_at)
+        return report, lab.count, lab.cut_op
+
+
+def sweep(rig, tmp_path, prepare, check):
+    """Cut a power-on at CUTS places spread over all its operations; check what follows."""
+    scratch = tmp_path / "whole"
+    scratch.mkdir()
+    whole = rig.copy_to(scratch)
+    prepare(whole)
+    report, operations, _ = power_on(whole)
+    assert report["verdict"] == "RUN" and operations >= CUTS
+    rng = random.Random(operations)
+    places = sorted(rng.sample(range(1, operations + 1), CUTS - 2) + [1, operations])
+    kinds = set()
+    for n in places:
+        scratch = tmp_path / f"cut{n}"
+        scratch.mkdir(exist_ok=True)
+        victim = rig.copy_to(scratch)
+        prepare(victim)
+        report, count, op = power_on(victim, cut_at=n, torn=rng.choice((0, 700, 2048)))
+        assert report is None and count == n and op.number == n, f"cut {n} was not reached"
+        kinds.add((op.export.rstrip("01"), op.name))
+        check(victim, n)
+        for path in [victim.flash, *victim.drives]:
+            path.unlink(missing_ok=True)
+    assert len(places) == CUTS
+    return kinds
+
+
+@pytest.fixture
+def small(empty_rig):
+    """Two megabytes of code, a backup of version 1.0 on two disks."""
+    empty_rig.make_image(2 * MB)
+    empty_rig.add_disks(2)
+    report, _ = empty_rig.power_on()
+    assert report["verdict"] == "RUN"
+    return empty_rig
+
+
+def test_creating_is_cut(small, tmp_path):
+    def prepare(rig):
+        rig.make_image(2 * MB, version="2.0", seed=2)
+
+    def check(rig, n):
+        for drive in rig.drives:
+            held = rig.copies(drive)
+            assert [] in held.values(), f"cut {n}: no whole copy on {drive.name}: {held}"
+        report = rig.heal()
+        assert {m["state"] for m in report["members"]} <= {"level", "created"}
+        assert all(rig.copies(d)["2.0"] == [] for d in rig.drives)
+
+    kinds = sweep(small, tmp_path, prepare, check)
+    assert {("disk", "write"), ("disk", "flush")} <= kinds
+
+
+def test_recovering_is_cut(small, tmp_path):
+    def prepare(rig):
+        rig.damage((0, b"\xff" * rig.spec.flash_size))
+
+    def check(rig, n):
+        rig.heal()
+        assert all(rig.copies(d) == {"1.0": []} for d in rig.drives)
+
+    kinds = sweep(small, tmp_path, prepare, check)
+    assert ("flash", "write") in kinds
