@@ -28,6 +28,11 @@ def runs(numbers):
     return out
 
 
+# Texts from manifests are untrusted: they must not look like a line of their own.
+def _tell(text):
+    print("[lifeboat] " + "".join(c if " " <= c != "\x7f" else "?" for c in text))
+
+
 class Report:
     """The report of format.md section 4; data holds its keys."""
 
@@ -63,8 +68,9 @@ class Report:
     def reason(self, code, where="", detail=""):
         """Add a finding that was not put right; code: a key of errors.ADVICE."""
         reasons = self.data["reasons"]
-        entry = [code, where, detail]
-        if entry not in reasons and len(reasons) < _MAX_REASONS:
+        entry = [code, str(where), str(detail)]
+        # Garbage on disks is told up to a limit, which must not hide what is wrong with the flash.
+        if entry not in reasons and (len(reasons) < _MAX_REASONS or where in ("", "flash")):
             reasons.append(entry)
 
     def missing(self, index, members):
@@ -88,9 +94,9 @@ class Report:
         """Print the report: for people what needs their attention, then the line for machines."""
         data = self.data
         for code, where, detail in data["reasons"]:
-            print("[lifeboat] %s %s: %s" % (code, " ".join((where, detail)).strip(), ADVICE[code]))
-        print(
-            "[lifeboat] %s: %s %s, %d bad, %d erased, %s ms"
+            _tell("%s %s: %s" % (code, (where + " " + detail).strip(), ADVICE.get(code, "?")))
+        _tell(
+            "%s: %s %s, %d bad, %d erased, %s ms"
             % (
                 data["verdict"],
                 data["product"] or "no code",
@@ -103,7 +109,11 @@ class Report:
         print(self.line())
 
     def keep(self, area):
-        """Store the report in RAM that survives a soft reset; too long a one is shortened."""
+        """Store the report in RAM that survives a soft reset; too long a one is shortened.
+
+        One that is too long even then leaves none, so that no earlier one is taken for it.
+        """
+        area[:4] = bytes(4)
         text = json.dumps(self.data).encode()
         if _HEAD + len(text) > len(area):
             short = dict(self.data)
@@ -111,7 +121,6 @@ class Report:
             text = json.dumps(short).encode()
         if _HEAD + len(text) > len(area):
             return
-        area[:4] = bytes(4)
         area[_HEAD : _HEAD + len(text)] = text
         pack_into("<II", area, 4, len(text), crc32(text))
         area[:4] = _MAGIC
