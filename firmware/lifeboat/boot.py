@@ -39,15 +39,22 @@ def start(board):
     inspecting again keeps tools that soft-reset the board on every connect from waiting.
     """
     global _last
+    try:
+        kept = _kept(board)
+    except Exception:  # noqa: BLE001 - then all is found out anew
+        kept = None
+    if not kept:
+        return power_on(board)
+    _last = kept
+    print(kept.line())
+    return kept
+
+
+def _kept(board):
     import machine
 
     area = board.retained()
-    if area and machine.reset_cause() == machine.SOFT_RESET:
-        _last = Report.kept(area)
-        if _last:
-            print(_last.line())
-            return _last
-    return power_on(board)
+    return Report.kept(area) if area and machine.reset_cause() == machine.SOFT_RESET else None
 
 
 def power_on(board):
@@ -55,10 +62,13 @@ def power_on(board):
     global _last
     _last = result = Report()
     began = ticks_ms()
+    session = _Session(board, result)
     try:
-        _Session(board, result).run()
+        session.run()
     except Exception as error:  # noqa: BLE001 - whatever happens here, there is a verdict
-        result.data["verdict"] = RESCUE
+        # I6: what goes wrong beside code that was found intact does not keep it from running.
+        intact = session.found and session.found.intact
+        result.data["verdict"] = RUN_DEGRADED if intact else RESCUE
         result.reason("internal", "", repr(error))
     result.data["ms"]["total"] = ticks_diff(ticks_ms(), began)
     result.show()
@@ -105,6 +115,7 @@ class _Session:
         self.board = board
         self.report = result
         self.flash = None
+        self.found = None
         self.members = []
         self._buf = None
 
@@ -116,9 +127,11 @@ class _Session:
 
     def run(self):
         board, data = self.board, self.report.data
-        if board.UNSIGNED is not True:
-            raise LifeboatError("policy")
-        found = self._inspect()
+        if getattr(board, "UNSIGNED", False) is not True:
+            self.report.reason("policy")
+            return
+        self._disks(board.start)
+        found = self.found = self._inspect()
         if found is None:
             return
         mark = ticks_ms()
@@ -144,7 +157,6 @@ class _Session:
         data = self.report.data
         mark = ticks_ms()
         try:
-            self.board.start()
             self.flash = CodeFlash(self.board.flash(), self.board.BLOCK_SIZE)
             found = inspect(self.flash, self.board.PRODUCT)
         except OSError as error:
@@ -171,13 +183,16 @@ class _Session:
         )
 
     def _find_members(self, found):
-        try:
-            disks = self.board.disks()
-        except OSError as error:
-            self.report.reason("disks-failed", "", str(error.errno))
-            disks = ()
+        disks = self._disks(lambda: list(self.board.disks())) or ()
         self.members = survey(disks, self.board.REGION_LBAS, self.report)
         choose_home(self.members, found.manifest and found.manifest.build, self.report)
+
+    # What a board does for its disks can fail in any way; the flash may be healthy all the same.
+    def _disks(self, call):
+        try:
+            return call()
+        except Exception as error:  # noqa: BLE001 - I6
+            self.report.reason("disks-failed", "", repr(error))
 
     # S4. Makes found tell what the flash holds afterwards.
     def _recover(self, found):
@@ -195,7 +210,9 @@ class _Session:
         try:
             act(flash, plan, self._scratch(), report)
         except LifeboatError as error:
-            found.code, found.detail = error.code, error.detail
+            report.data["lost"] = runs(plan.lost)
+            if not plan.lost:
+                found.code, found.detail = error.code, error.detail
         except OSError as error:
             found.code, found.detail = "flash-failed", str(error.errno)
         else:
@@ -214,15 +231,19 @@ class _Session:
         for copy, block in plan.bad_copies if plan else ():
             self.report.reason("copy-bad", copy.member.name, "block %d" % block)
             args = self.flash, manifest, copy, block, self._scratch()
-            self._attempt(copy.member, "mended", mend, *args)
+            self._attempt(copy.member, self._mended(copy.member), mend, *args)
         for member in behind:
             self._attempt(member, "created", self._create, member, manifest)
         for member in self.members:
             if member.home and member.region.bad_copies:
                 self.report.reason("header-bad", member.name)
-                state = member.state if member.state == "created" else "mended"
                 unit = bytearray(UNIT)
-                self._attempt(member, state, member.region.mend_header, unit)
+                self._attempt(member, self._mended(member), member.region.mend_header, unit)
+
+    # The state of a member after mending: without a backup of the code it stays stale.
+    @staticmethod
+    def _mended(member):
+        return "mended" if member.state == "level" else member.state
 
     def _create(self, member, manifest):
         generation = generation_for(self.members, manifest)
