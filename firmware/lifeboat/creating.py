@@ -1,13 +1,25 @@
 """S3: copy the embedded code from flash into the regions; mend what is damaged there."""
 
+from errno import EIO
+
 from .errors import LifeboatError
 from .kernels import crc32
 from .region import GENERATION_LIMIT, UNIT
 
 
 # Whether a slot holds every block of its manifest. The manifest may be of another block size
-# than the board's, so a block is read in pieces of at most the scratch buffer's size.
+# than the board's, so a block is read in pieces of at most the scratch buffer's size. A sector
+# that can't be read is as bad as one with other content: to write it again may cure it.
 def _is_whole(region, slot, manifest, buf):
+    try:
+        return _blocks_match(region, slot, manifest, buf)
+    except OSError as error:
+        if error.errno != EIO:
+            raise
+        return False
+
+
+def _blocks_match(region, slot, manifest, buf):
     size = manifest.block_size
     for i in range(manifest.block_count):
         at = region.block_at(slot, i, size)
@@ -21,25 +33,38 @@ def _is_whole(region, slot, manifest, buf):
     return True
 
 
+# The manifest of a committed slot, or None.
+def _committed(region, slot, commit):
+    try:
+        manifest = region.manifest(slot)
+    except LifeboatError:
+        return None
+    except OSError as error:
+        if error.errno != EIO:
+            raise
+        return None
+    return manifest if commit.describes(manifest) else None
+
+
 # The slot to give up: a free one; else the oldest, if the newest is whole; else the newest,
 # which then is no loss (I2).
 def _victim(member, buf):
     region = member.region
     committed = []
     for slot, commit in enumerate(member.records):
-        try:
-            if not commit:
-                return slot
-            manifest = region.manifest(slot)
-            if manifest.build != commit.build:
-                return slot
-        except LifeboatError:
+        if slot in member.newer_format:
+            continue
+        manifest = commit and _committed(region, slot, commit)
+        if not manifest:
             return slot
         committed.append((commit.generation, slot, manifest))
     committed.sort(key=lambda c: c[0])
-    _, newest, manifest = committed[-1]
-    if not _is_whole(region, newest, manifest, buf):
-        return newest
+    if committed:
+        _, newest, manifest = committed[-1]
+        if not _is_whole(region, newest, manifest, buf):
+            return newest
+    if len(committed) < 2:
+        raise LifeboatError("commit-version", "no slot to spare")
     return committed[0][1]
 
 

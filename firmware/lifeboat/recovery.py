@@ -46,12 +46,12 @@ class Plan:
 
 # All slots of all members, those that claim to hold the build first: only their copies are
 # expected to be right, but any copy with the right bytes will do.
-def _copies(members, build):
+def _copies(members, manifest):
     claim, other = [], []
     for member in members:
         if member.usable:
             for slot, commit in enumerate(member.records):
-                copies = claim if commit and commit.build == build else other
+                copies = claim if commit and commit.describes(manifest) else other
                 copies.append(Copy(member, slot))
     return claim, other
 
@@ -72,7 +72,7 @@ def _fetch(plan, block, buf, good):
 
 
 def _complete(plan, members, buf):
-    plan.copies = _copies(members, plan.manifest.build)
+    plan.copies = _copies(members, plan.manifest)
     for block in plan.bad:
         want = plan.manifest.crc(block)
         copy = _fetch(plan, block, buf, lambda data, want=want: crc32(data) == want)
@@ -145,7 +145,7 @@ def assess(flash, found, members, product, buf):
 # disk has the manifest too.
 def _manifest_copy(members, manifest):
     unit = bytearray(4096)
-    for copy in _copies(members, manifest.build)[0]:
+    for copy in _copies(members, manifest)[0]:
         try:
             if copy.member.region.holds_manifest(copy.slot, manifest, unit):
                 return copy
@@ -168,6 +168,7 @@ def act(flash, plan, buf, report):
         if not (copy.member.usable and copy.read(block, buf) and manifest.matches(block, buf)):
             copy = _fetch(plan, block, buf, lambda data, block=block: manifest.matches(block, data))
         if copy is None:
+            plan.lost.append(block)
             raise LifeboatError("block-lost", str(block))
         flash.replace(block, buf)
         report.repaired(block, copy.member.name)

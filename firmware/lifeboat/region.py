@@ -32,10 +32,10 @@ SLOT_DATA = const(69632)
 def _check(buf, kind, magic):
     if bytes(buf[:8]) != magic:
         raise LifeboatError(kind + "-magic")
-    if buf[8] != _MAJOR:
-        raise LifeboatError(kind + "-version", str(buf[8]))
     if crc32(memoryview(buf)[: _RECORD - 4]) != unpack_from("<I", buf, _RECORD - 4)[0]:
         raise LifeboatError(kind + "-crc")
+    if buf[8] != _MAJOR:
+        raise LifeboatError(kind + "-version", str(buf[8]))
     if unpack_from("<H", buf, 10)[0] != _RECORD:
         raise LifeboatError(kind + "-field", "header_size")
 
@@ -69,6 +69,15 @@ class Commit:
             or SLOT_DATA + self.block_count * self.block_size > region.slot_size
         ):
             raise LifeboatError("commit-field")
+
+    def describes(self, manifest):
+        """Return whether this is the record of a copy with this manifest, sizes included."""
+        return (
+            self.build == manifest.build
+            and self.manifest_size == len(manifest.raw)
+            and self.block_size == manifest.block_size
+            and self.block_count == manifest.block_count
+        )
 
 
 class Region:
