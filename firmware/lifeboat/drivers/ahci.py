@@ -187,9 +187,9 @@ class AHCIDisk:
         self._serr = port + _SERR
         self._ready = False
         self._memory = None
-        # A command in flight, left by the program before a soft reset, ends with a COMRESET.
-        busy = mem32[port + _CI] != 0
-        self._reset = not self._stop() or busy
+        # Who used the port before, as before a soft reset, may have left a command in flight.
+        used = mem32[port + _SCTL] | mem32[port + _CI]
+        self._reset = not self._stop() or used != 0
         mem32[port + _IE] = 0
         mem32[port + _SCTL] = _SCTL_RUN
         mem32[port + _CMD] |= _CMD_SUD
