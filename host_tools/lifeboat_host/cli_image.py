@@ -107,10 +107,7 @@ def _show(output: Output, manifest: Manifest) -> None:
 
 def _show_map(output: Output, manifest: Manifest, flash_size: int, damaged: list[int]) -> None:
     cells = picture.cells(manifest, flash_size, damaged)
-    output.show(
-        picture.flash_map(cells, manifest.block_size, output.ascii_only),
-        picture.legend(cells, output.ascii_only),
-    )
+    output.show(picture.flash_map(cells, manifest.block_size, output.ascii_only))
 
 
 def _build(args: argparse.Namespace, output: Output) -> int:

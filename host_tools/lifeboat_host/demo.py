@@ -126,7 +126,7 @@ class Round:
 
     title: str
     damage: Callable[[Stage], None]
-    pulled: tuple[int, ...] = ()
+    pulled: Sequence[int] = ()
 
 
 def _first_and_last(stage: Stage) -> None:
@@ -173,13 +173,16 @@ def power_on(stage: Stage, pulled: Sequence[int] = ()) -> tuple[dict[str, Any], 
     with Board(stage.flash, drives, spec=stage.spec) as board:
         found = board.power_on_report()
         seconds = time.monotonic() - start
-        try:
-            for line in _APP_LINES:
-                board.wait_for(line)
-            ran = True
-        except LifeboatError:
-            ran = False
-    return found, ran, seconds
+        return found, found["verdict"] != "RESCUE" and _applications_run(board), seconds
+
+
+def _applications_run(board: Board) -> bool:
+    try:
+        for line in _APP_LINES:
+            board.wait_for(line)
+    except LifeboatError:
+        return False
+    return True
 
 
 def play(stage: Stage, item: Round) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from enum import Enum
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -55,16 +55,24 @@ def cells(
     return result
 
 
-def flash_map(picture: Sequence[Cell], block_size: int, ascii_only: bool) -> Text:
-    """Lines of blocks, each with the offset of its first block."""
-    text = Text()
-    for first in range(0, len(picture), _PER_LINE):
-        text.append(f"{first * block_size:#010x} ", style="" if ascii_only else "dim")
-        for cell in picture[first : first + _PER_LINE]:
-            text.append_text(cell.text(ascii_only))
-        text.append("\n")
-    text.rstrip()
-    return text
+def _lines(*pictures: Sequence[Cell], block_size: int, ascii_only: bool) -> Table:
+    """Maps side by side; each line starts with the offset of its first block."""
+    table = Table.grid(padding=(0, 2))
+    for first in range(0, len(pictures[0]), _PER_LINE):
+        rows = [
+            Text("", no_wrap=True).join(
+                cell.text(ascii_only) for cell in picture[first : first + _PER_LINE]
+            )
+            for picture in pictures
+        ]
+        table.add_row(f"{first * block_size:#010x}", *rows)
+    return table
+
+
+def flash_map(picture: Sequence[Cell], block_size: int, ascii_only: bool) -> RenderableType:
+    """A map of the flash with its legend."""
+    table = _lines(picture, block_size=block_size, ascii_only=ascii_only)
+    return Group(table, legend(picture, ascii_only))
 
 
 def legend(pictures: Iterable[Cell], ascii_only: bool) -> Text:
@@ -81,11 +89,9 @@ def legend(pictures: Iterable[Cell], ascii_only: bool) -> Text:
 def before_after(
     before: Sequence[Cell], after: Sequence[Cell], block_size: int, ascii_only: bool
 ) -> RenderableType:
-    """Two maps beside each other."""
-    table = Table.grid(padding=(0, 4))
-    table.add_row("before", "after")
-    table.add_row(
-        flash_map(before, block_size, ascii_only), flash_map(after, block_size, ascii_only)
-    )
-    table.add_row(legend([*before, *after], ascii_only))
-    return table
+    """Two maps side by side, with a legend; 80 columns wide."""
+    table = _lines(before, after, block_size=block_size, ascii_only=ascii_only)
+    for column, title in zip(table.columns, ("", "before", "after")):
+        column.header = title
+    table.show_header = True
+    return Group(table, legend([*before, *after], ascii_only))

@@ -50,9 +50,11 @@ async def serve(disk):
         except OSError as error:
             print("app: cache", disk.name, "read error:", error)
         reads = cache.hits + cache.misses
-        print(
-            f"app: cache {disk.name}: {reads} reads, {100 * cache.hits // max(reads, 1)} % from memory, {cache.hit_us // max(cache.hits, 1)} us from memory, {cache.miss_us // max(cache.misses, 1)} us from disk"
-        )
+        share = 100 * cache.hits // max(reads, 1)
+        memory_us = cache.hit_us // max(cache.hits, 1)
+        disk_us = cache.miss_us // max(cache.misses, 1)
+        print(f"app: cache {disk.name}: {reads} reads, {share} % from memory;", end=" ")
+        print(f"memory {memory_us} us, disk {disk_us} us")
         await asyncio.sleep(_PAUSE_S)
 
 

@@ -27,9 +27,8 @@ async def watch(disk):
     while True:
         errors, slowest = sample(disk, buf)
         grade = "failing" if errors else "slow" if slowest > _SLOW_US else "good"
-        print(
-            f"app: health {disk.name}: {grade}, {disk.model} {disk.serial}, {_SAMPLES} samples, {errors} errors, slowest {slowest} us"
-        )
+        print(f"app: health {disk.name}: {grade}, {disk.model} {disk.serial};", end=" ")
+        print(f"{_SAMPLES} samples, {errors} errors, slowest {slowest} us")
         await asyncio.sleep(_PAUSE_S)
 
 
