@@ -43,7 +43,9 @@ class RamFlash:
         for i in range(0, len(buf), 4096):
             piece = bytes(buf[i : i + 4096])
             half = piece[: len(piece) // 2]
-            self.power.operation("flash", "program", at + i, lambda h=half, i=i: self._program(at + i, h))
+            self.power.operation(
+                "flash", "program", at + i, lambda h=half, i=i: self._program(at + i, h)
+            )
             self._program(at + i, piece)
         return 0
 

@@ -34,7 +34,10 @@ def whole_copies(disk):
     for slot in range(2):
         at = slot_of(disk, slot)
         record = sim.get(disk, at, 512)
-        if record[:8] != b"LBCOMMIT" or crc32(record[:508]) != struct.unpack("<I", record[508:])[0]:
+        if (
+            record[:8] != b"LBCOMMIT"
+            or crc32(record[:508]) != struct.unpack("<I", record[508:])[0]
+        ):
             continue
         size, block, count = struct.unpack_from("<III", record, 68)
         manifest = sim.get(disk, at + 4096, 8192)[:size]

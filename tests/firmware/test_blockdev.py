@@ -70,7 +70,9 @@ def test_its_own_size_is_told_and_not_the_devices(window):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["readblocks", "writeblocks"])
-def test_accesses_outside_are_refused_before_the_device_is_touched(window, method, block, length, offset):
+def test_accesses_outside_are_refused_before_the_device_is_touched(
+    window, method, block, length, offset
+):
     args = (block, bytes(length)) if offset is None else (block, bytes(length), offset)
     with pytest.raises(OSError) as caught:
         getattr(window, method)(*args)
@@ -100,7 +102,9 @@ def test_init_and_flush_reach_the_device(window):
     assert device(window).calls == [(INIT, 0), (SYNC, 0)]
 
 
-@pytest.mark.parametrize("first, count", [(-1, 2), (0, 0), (0, -1), (0, 11), (10, 1), (1 << 70, 1)])
+@pytest.mark.parametrize(
+    "first, count", [(-1, 2), (0, 0), (0, -1), (0, 11), (10, 1), (1 << 70, 1)]
+)
 def test_a_window_lies_on_its_device(first, count):
     with pytest.raises(OSError) as caught:
         Window(Device(), first, count)
