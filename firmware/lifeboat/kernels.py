@@ -1,6 +1,6 @@
 """The hot loops, each in the fastest form this machine can run, chosen once at import.
 
-    crc32(buf, crc=0)                   CRC-32 (IEEE), continues from crc; any length, any alignment
+    crc32(buf, crc=0)                   CRC-32 (IEEE), continues from crc
     blank(buf)                          True when every byte is 0xFF (and when there are none)
     poll32(addr, mask, want, spins)     reads the device register at addr up to `spins` times,
                                         until (word & mask) == want; says whether that came
@@ -9,8 +9,9 @@
                                         and nbytes
     wait32(addr, mask, want, ms)        poll32 with a deadline in milliseconds
 
-Buffers are anything bytes-like with elements of one byte, memory-mapped flash included. None of
-these checks that it stays inside its buffer or a device: that is the caller's job.
+Buffers are anything bytes-like with elements of one byte, of any length and alignment,
+memory-mapped flash included. None of these checks that it stays inside its buffer or a device:
+that is the caller's job.
 
 The variants are modules of their own, so that a manifest can leave out what its architecture
 does not need or can't compile, and so that tests can hold them equal: kernels_viper for every
@@ -18,8 +19,12 @@ architecture with a native emitter, with kernels_rv32 (inline assembler) on 32-b
 kernels_viper_crc elsewhere; kernels_plain where there is no emitter.
 """
 
+# The names are for others to import.
+# ruff: noqa: F401
+
 import sys
 from time import ticks_add, ticks_diff, ticks_ms
+
 from micropython import const
 
 _RV32IMC = const(11)

@@ -1,6 +1,7 @@
 """The hot loops of kernels.py without machine code: built-in functions and plain Python."""
 
 from binascii import crc32 as _crc32
+
 from machine import mem32
 
 _ONES = b"\xff" * 256

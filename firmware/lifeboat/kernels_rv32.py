@@ -5,9 +5,14 @@ Branches go backwards only: MicroPython's assembler reads past its label table w
 forward branch.
 """
 
-import micropython
+# Registers and instructions are no names that ruff knows.
+# ruff: noqa: F821
+
 from binascii import crc32 as _bytes
+
+import micropython
 from uctypes import addressof
+
 from lifeboat.kernels_viper import crc_table
 
 _table = crc_table()

@@ -5,6 +5,9 @@ architecture, so nothing here looks at bits above the 32nd. Literals of 0x400000
 be objects, not machine words; Python passes such constants in.
 """
 
+# Viper's types are no names that ruff knows.
+# ruff: noqa: F821
+
 import micropython
 
 

@@ -3,7 +3,11 @@
 A file of its own so that a RISC-V board, which has kernels_rv32, can leave it out.
 """
 
+# Viper's types are no names that ruff knows.
+# ruff: noqa: F821
+
 import micropython
+
 from lifeboat.kernels_viper import crc_table
 
 _table = crc_table()

@@ -22,16 +22,16 @@ class Failed(AssertionError):
 
 def _expect(true, claim, why):
     if not true:
-        raise Failed("%s: %s" % (claim, why))
+        raise Failed(f"{claim}: {why}")
 
 
 def _refuses(claim, call, *args):
     try:
         call(*args)
     except OSError as e:
-        _expect(e.errno == errno.EINVAL, claim, "OSError %s, not EINVAL" % e.errno)
+        _expect(e.errno == errno.EINVAL, claim, f"OSError {e.errno}, not EINVAL")
         return
-    _expect(False, claim, "no error for %r" % (args[:1] + args[2:],))
+    _expect(False, claim, f"no error for {args[:1] + args[2:]}")
 
 
 # Bytes without a pattern that old, shifted or swapped sectors could imitate.
@@ -69,8 +69,8 @@ def disk_checks(dev, first, count, most):
     claim = "geometry: sectors of 512 to 4096 bytes"
     total = dev.ioctl(4, 0)
     size = dev.ioctl(5, 0)
-    _expect(size in (512, 1024, 2048, 4096), claim, "%s bytes" % size)
-    _expect(first >= 0 and first + count <= total, claim, "%s sectors" % total)
+    _expect(size in (512, 1024, 2048, 4096), claim, f"{size} bytes")
+    _expect(first >= 0 and first + count <= total, claim, f"{total} sectors")
     yield claim
 
     eight = _noise(8 * size, 1)
@@ -78,7 +78,7 @@ def disk_checks(dev, first, count, most):
     claim = "one sector, several sectors, the first and the last of the range"
     for lba, n in ((first, 1), (first, 8), (first + count - 8, 8), (first + count - 1, 1)):
         dev.writeblocks(lba, memoryview(eight)[: n * size])
-        _expect(_read(dev, lba, n * size) == eight[: n * size], claim, "lba %d, %d" % (lba, n))
+        _expect(_read(dev, lba, n * size) == eight[: n * size], claim, f"lba {lba}, {n}")
     yield claim
 
     claim = "a write changes the sectors asked for and no others"
@@ -108,7 +108,7 @@ def disk_checks(dev, first, count, most):
     view = memoryview(big)
     for i in range(n):
         number = int.from_bytes(bytes(view[i * size : i * size + 8]), "little")
-        _expect(number == first + i, claim, "sector %d holds that of %d" % (first + i, number))
+        _expect(number == first + i, claim, f"sector {first + i} holds that of {number}")
         _expect(view[i * size + 8 : (i + 1) * size] == eight[8:size], claim, first + i)
     yield claim
 
@@ -135,7 +135,7 @@ def disk_checks(dev, first, count, most):
     ):
         dev.writeblocks(first, view[5 : 5 + n], offset)
         want[offset : offset + n] = eight[5 : 5 + n]
-        _expect(_read(dev, first, 8 * size) == want, claim, "offset %d, %d bytes" % (offset, n))
+        _expect(_read(dev, first, 8 * size) == want, claim, f"offset {offset}, {n} bytes")
         _expect(_read(dev, first, n, offset) == want[offset : offset + n], claim, offset)
     yield claim
 
@@ -166,5 +166,5 @@ def check_disk(dev, first, count, most=1 << 20):
     for claim in disk_checks(dev, first, count, most):
         n += 1
         print("ok", claim)
-    print("disk %s: %d checks passed" % (dev.name, n))
+    print(f"disk {dev.name}: {n} checks passed")
     return n

@@ -21,16 +21,16 @@ class Failed(AssertionError):
 
 def _expect(true, claim, why):
     if not true:
-        raise Failed("%s: %s" % (claim, why))
+        raise Failed(f"{claim}: {why}")
 
 
 def _refuses(claim, call, *args):
     try:
         call(*args)
     except OSError as e:
-        _expect(e.errno == errno.EINVAL, claim, "OSError %s, not EINVAL" % e.errno)
+        _expect(e.errno == errno.EINVAL, claim, f"OSError {e.errno}, not EINVAL")
         return
-    _expect(False, claim, "no error for %r" % (args[:1] + args[2:],))
+    _expect(False, claim, f"no error for {args[:1] + args[2:]}")
 
 
 # Bytes without a pattern that erased, shifted or swapped memory could imitate.
@@ -60,11 +60,11 @@ def flash_checks(dev, first, blocks):
     claim = "geometry: blocks of equal size, a name, ioctl(1) and ioctl(3) succeed"
     count = dev.ioctl(4, 0)
     size = dev.ioctl(5, 0)
-    _expect(count > 0 and first >= 0 and first + blocks <= count, claim, "%s blocks" % count)
-    _expect(size >= 512 and size % 4 == 0, claim, "block size %s" % size)
-    _expect(isinstance(dev.name, str) and dev.name, claim, "name %r" % (dev.name,))
+    _expect(count > 0 and first >= 0 and first + blocks <= count, claim, f"{count} blocks")
+    _expect(size >= 512 and size % 4 == 0, claim, f"block size {size}")
+    _expect(isinstance(dev.name, str) and dev.name, claim, f"name {dev.name}")
     for op in (1, 1, 3):
-        _expect(not dev.ioctl(op, 0), claim, "ioctl(%d) is not 0 or None" % op)
+        _expect(not dev.ioctl(op, 0), claim, f"ioctl({op}) is not 0 or None")
     yield claim
 
     mapped = hasattr(dev, "view")
@@ -137,7 +137,7 @@ def flash_checks(dev, first, blocks):
     ):
         dev.writeblocks(first, view[7 : 7 + n], offset)
         want[offset : offset + n] = data[7 : 7 + n]
-        _expect(_read(dev, first, 2 * size) == want, claim, "offset %d, %d bytes" % (offset, n))
+        _expect(_read(dev, first, 2 * size) == want, claim, f"offset {offset}, {n} bytes")
     yield claim
 
     claim = "a write with an offset never erases"
@@ -188,5 +188,5 @@ def check_flash(dev, first, blocks):
     for claim in flash_checks(dev, first, blocks):
         n += 1
         print("ok", claim)
-    print("flash %s: %d checks passed" % (dev.name, n))
+    print(f"flash {dev.name}: {n} checks passed")
     return n

@@ -25,10 +25,12 @@ memory that DMA sees as the processor does. Section numbers are those of AHCI 1.
 
 import errno
 from array import array
+from time import sleep_ms, ticks_diff, ticks_ms
+
 from machine import mem32
 from micropython import const
-from time import sleep_ms, ticks_diff, ticks_ms
 from uctypes import addressof, bytearray_at
+
 from lifeboat.kernels import poll32, wait32
 
 # PCI configuration space.
@@ -137,7 +139,7 @@ class AHCI:
             implemented = mem32[abar + _PI]
             for n in range(32):
                 if implemented >> n & 1:
-                    name = "sata%d.%d" % (i, n) if i else "sata%d" % n
+                    name = f"sata{i}.{n}" if i else f"sata{n}"
                     self._ports.append(AHCIDisk(name, abar + _PORTS + n * _PORT_STEP))
         self._started = ticks_ms()
 
@@ -299,12 +301,7 @@ class AHCIDisk:
             det = mem32[self._port + _SSTS] & _DET
             if det == _DET_UP:
                 return True
-            if (
-                det == _DET_OFF
-                or det == _DET_ABSENT
-                and late >= _ABSENT_MS
-                or late >= _LINK_MS
-            ):
+            if det == _DET_OFF or det == _DET_ABSENT and late >= _ABSENT_MS or late >= _LINK_MS:
                 return False
             sleep_ms(1)
 

@@ -18,9 +18,11 @@ lie in this flash, and neither may code that calls this.
 """
 
 import errno
+
 from machine import mem32
 from micropython import const
 from uctypes import bytearray_at
+
 from lifeboat.kernels import blank, copy32, poll32, wait32
 
 # Commands, doubled for two chips.
@@ -91,7 +93,7 @@ class CFIFlash:
     def _geometry(self, query):
         commands = _u16(query, _COMMAND_SET)
         if commands not in (1, 3):
-            raise OSError(errno.EOPNOTSUPP, "cfi: command set %d" % commands)
+            raise OSError(errno.EOPNOTSUPP, f"cfi: command set {commands}")
         if query[_REGIONS] != 1:
             raise OSError(errno.EOPNOTSUPP, "cfi: erase blocks of several sizes")
         self._blocks = _u16(query, _REGION) + 1
