@@ -1,5 +1,6 @@
 # shellcheck shell=sh
-# The launcher's steps. Read by ./lifeboat, which sets LIFEBOAT_ROOT and LIFEBOAT_CACHE.
+# The launcher's steps. Read by ./lifeboat, which sets LIFEBOAT_ROOT, LIFEBOAT_CACHE and
+# MICROPYTHON_DIR (empty: fetch the source).
 #
 # A step NAME consists of
 #   NAME_text    what it is going to do, for people
@@ -199,7 +200,7 @@ venv_hint() {
 # ---- micropython ----
 
 micropython_text() {
-    if [ -n "${MICROPYTHON_DIR-}" ]; then
+    if [ -n "$MICROPYTHON_DIR" ]; then
         echo "use the MicroPython source in $MICROPYTHON_DIR"
     else
         echo "fetch MicroPython's source with a private apt (package micropython, 30 MB)"
@@ -207,7 +208,7 @@ micropython_text() {
 }
 
 micropython_key() {
-    if [ -n "${MICROPYTHON_DIR-}" ]; then
+    if [ -n "$MICROPYTHON_DIR" ]; then
         echo "folder $MICROPYTHON_DIR"
     else
         echo "package $MICROPYTHON_PIN"
@@ -251,8 +252,8 @@ choose_suite() {
         [ ! -f "$keyring" ] || signed_by="[signed-by=$keyring]"
     done
     # shellcheck disable=SC2016
-    mirrors=$(apt-get indextargets --no-release-info --format '$(COMPONENT) $(RELEASE) $(REPO_URI)' \
-        'Created-By: Packages' | sed -n 's/^main [^ -]* //p' | sort -u)
+    mirrors=$(apt-get indextargets --no-release-info 'Created-By: Packages' \
+        --format '$(COMPONENT) $(RELEASE) $(REPO_URI)' | sed -n 's/^main [^ -]* //p' | sort -u)
     mkdir -p "$LIFEBOAT_CACHE/apt/lists/partial" "$LIFEBOAT_CACHE/apt/cache/archives/partial"
     for mirror in $mirrors; do
         for suite in $suites; do
@@ -278,9 +279,12 @@ micropython_do() {
     tree=$LIFEBOAT_CACHE/micropython
     # What was built belongs to the source that goes now.
     rm -rf "$tree" "$LIFEBOAT_CACHE/boards" "$LIFEBOAT_CACHE/unix"
-    if [ -n "${MICROPYTHON_DIR-}" ]; then
-        [ -f "$MICROPYTHON_DIR/py/mpconfig.h" ]
-        ln -s "$(readlink -e "$MICROPYTHON_DIR")" "$tree"
+    if [ -n "$MICROPYTHON_DIR" ]; then
+        [ -f "$MICROPYTHON_DIR/py/mpconfig.h" ] || {
+            echo "$MICROPYTHON_DIR: no MicroPython source here (no py/mpconfig.h)"
+            return 1
+        }
+        ln -s "$MICROPYTHON_DIR" "$tree"
     else
         choose_suite
         rm -rf "$LIFEBOAT_CACHE/fetch"
@@ -292,7 +296,7 @@ micropython_do() {
         tar -xJf micropython_*.orig.tar.xz -C tree --strip-components=1
         mv tree "$tree"
     fi
-    have=$(awk '/define MICROPY_VERSION_(MAJOR|MINOR)/ { v = v dot $3; dot = "." } END { print v }' \
+    have=$(awk '/define MICROPY_VERSION_M(AJ|IN)OR / { v = v d $3; d = "." } END { print v }' \
         "$tree/py/mpconfig.h")
     dpkg --compare-versions "$have" ge "$MICROPYTHON_MINIMUM" || {
         echo "MicroPython $have is too old: $MICROPYTHON_MINIMUM or newer is needed"
@@ -301,8 +305,8 @@ micropython_do() {
 }
 
 micropython_hint() {
-    echo "check the network and the machine's apt sources, or set MICROPYTHON_DIR to a MicroPython" \
-        "source tree, $MICROPYTHON_MINIMUM or newer"
+    echo "check the network and the machine's apt sources, or set MICROPYTHON_DIR to a" \
+        "MicroPython source tree, $MICROPYTHON_MINIMUM or newer"
 }
 
 # ---- mpy_cross, unix ----
@@ -374,8 +378,9 @@ firmware_there() {
 
 firmware_do() {
     mkdir -p "$LIFEBOAT_CACHE/boards/qemu_virt"
-    make_in "$LIFEBOAT_ROOT/boards/port" boards/qemu_virt BOARD=qemu_virt \
-        MPY_TOP="$(realpath -m --relative-to="$LIFEBOAT_ROOT/boards/port" "$LIFEBOAT_CACHE/micropython")"
+    port=$LIFEBOAT_ROOT/boards/port
+    source=$(realpath --relative-to="$port" "$LIFEBOAT_CACHE/micropython")
+    make_in "$port" boards/qemu_virt BOARD=qemu_virt MPY_TOP="$source"
 }
 
 firmware_hint() {
