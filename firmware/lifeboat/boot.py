@@ -14,6 +14,8 @@ A board is a module or object with
 
 from time import ticks_diff, ticks_ms
 
+from micropython import const
+
 from .checking import check, choose_home, disk_error, survey
 from .codeflash import CodeFlash
 from .creating import create, generation_for, mend
@@ -23,6 +25,10 @@ from .manifest import ROMFS
 from .recovery import act, assess
 from .region import UNIT
 from .report import RESCUE, RUN, RUN_DEGRADED, Report, runs
+
+# How often damaged code waits for a disk that is not ready: three times the ten seconds of the
+# AHCI driver are the 30 s within which drives are ready (ATA8-ACS, power-on).
+_PATIENCE = const(3)
 
 _last = None
 
@@ -184,7 +190,8 @@ class _Session:
 
     def _find_members(self, found):
         disks = self._disks(lambda: list(self.board.disks())) or ()
-        self.members = survey(disks, self.board.REGION_LBAS, self.report)
+        tries = _PATIENCE if found.damaged else 1
+        self.members = survey(disks, self.board.REGION_LBAS, self.report, tries)
         choose_home(self.members, found.manifest and found.manifest.build, self.report)
 
     # What a board does for its disks can fail in any way; the flash may be healthy all the same.

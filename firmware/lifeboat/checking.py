@@ -53,15 +53,26 @@ class Member:
         else:
             self.fail(error)
 
-    def open(self, lbas, unit):
-        """Find the region and read its commit records."""
+    def open(self, lbas, unit, tries):
+        """Find the region and read its commit records; tries: how often to wait for the disk."""
         try:
+            while tries > 1 and not self._ready():
+                tries -= 1
             self.disk.ioctl(INIT, 0)
             self.region = regions.find(self.disk, lbas)
             if self.region:
                 self.scan(unit)
         except OSError as error:
             self.fail(error)
+
+    def _ready(self):
+        try:
+            self.disk.ioctl(INIT, 0)
+        except OSError as error:
+            if error.errno == ETIMEDOUT:
+                return False
+            raise
+        return True
 
     def scan(self, unit):
         """Read the commit records: records[slot] is a Commit or None. Raises OSError."""
@@ -87,13 +98,18 @@ class Member:
                 self.newest_slot = slot
 
 
-def survey(disks, lbas, report):
-    """Open every disk; return the list of Members, in the order of the disks."""
+def survey(disks, lbas, report, tries=1):
+    """Open every disk; return the list of Members, in the order of the disks.
+
+    tries: how often to wait for a disk that is not ready. Intact code waits once; without a
+    disk damaged code is lost, and a large disk may need several times its driver's patience
+    to spin up.
+    """
     unit = bytearray(regions.UNIT)
     members = []
     for disk in disks:
         member = Member(disk, report)
-        member.open(lbas, unit)
+        member.open(lbas, unit, tries)
         members.append(member)
     return members
 
