@@ -28,7 +28,7 @@ def _refuses(claim, call, *args):
     try:
         call(*args)
     except OSError as e:
-        _expect(e.errno == errno.EINVAL, claim, f"OSError {e.errno}, not EINVAL")
+        _expect(e.args[0] == errno.EINVAL, claim, f"OSError {e.args[0]}, not EINVAL")
         return
     _expect(False, claim, f"no error for {args[:1] + args[2:]}")
 

@@ -107,13 +107,13 @@ _FLUSH_CACHE_EXT = const(0xEA)
 _FIS_COMMAND = const(0x8027)  # register FIS, host to device, "command"
 _LBA_MODE = const(0x40)
 
-# One piece of memory for a port, in words: command list, command table with its entries of up to
-# 4 MB each, received FIS. The list has the strictest alignment, 1024 bytes.
-_TABLE = const(256)
-_PRDT = const(256 + 32)
+# One piece of memory for a port, in words: command list, received FIS, command table with its
+# entries of up to 4 MB each. They are aligned to 1024, 256 and 128 bytes.
+_FIS = const(256)
+_TABLE = const(256 + 64)
+_PRDT = const(256 + 64 + 32)
 _ENTRIES = const(64)
-_FIS = const(256 + 32 + 4 * 64)
-_MEMORY = const(256 + 32 + 4 * 64 + 64)
+_MEMORY = const(256 + 64 + 32 + 4 * 64)
 _ENTRY = const(0x400000)
 
 
@@ -212,8 +212,7 @@ class AHCIDisk:
                 self._init()
             return 0
         if op == 2:
-            self._ready = False
-            self._stop()
+            self._halt()
             return 0
         if op == 3:
             self._check()
@@ -244,9 +243,8 @@ class AHCIDisk:
         if n < 0 or lba < n or lba + (skip + left + size - 1) // size > self._blocks:
             raise OSError(errno.EINVAL)
         at = addressof(buf)
-        odd = at & 1
         while left:
-            if skip or left < size or odd:
+            if skip or left < size or at & 1:
                 count = 1
                 part = min(size - skip, left)
                 self._piece(write, lba, skip, at, part)
@@ -399,7 +397,7 @@ class AHCIDisk:
 
     def _command(self, command, lba, count, at, nbytes, write, ms):
         if self._ready and not self._same():
-            self._ready = False
+            self._halt()
             raise OSError(errno.ENODEV)
         self._fill(command, lba, count, at, nbytes, write)
         mem32[self._is] = _ALL
