@@ -176,7 +176,11 @@ def act(flash, plan, buf, report):
         raise LifeboatError("flash-verify", str(block))
     if plan.manifest_copy:
         flash.replace(flash.manifest_block, manifest.raw)
-        now, blank = flash.manifest()
-        if now.raw != manifest.raw or not blank:
+        try:
+            now, blank = flash.manifest()
+            same = blank and now.raw == manifest.raw
+        except LifeboatError:
+            same = False
+        if not same:
             raise LifeboatError("flash-verify", "manifest")
         report.repaired(flash.manifest_block, plan.manifest_copy.member.name)
