@@ -18,14 +18,14 @@ MANIFEST_AT = (sim.BLOCKS - 1) * sim.ERASE
 MANIFEST_SIZE = struct.unpack_from("<I", NEW, MANIFEST_AT + 12)[0]
 
 
-def region_of(disk):
+def region_of(disk, slots=2):
     """Return the offset of the region at the end of a disk of a SimBoard."""
-    return disk.count * disk.size - sim.REGION
+    return disk.count * disk.size - sim.region_size(sim.SLOT, slots)
 
 
-def slot_of(disk, slot):
+def slot_of(disk, slot, slots=2):
     """Return the offset of a slot of that region."""
-    return region_of(disk) + 4096 + slot * sim.SLOT
+    return region_of(disk, slots) + 4096 + slot * sim.SLOT
 
 
 def whole_copies(disk):
