@@ -2,6 +2,7 @@
 import gc
 
 import board
+
 import lifeboat
 
 if lifeboat.start(board).runs:

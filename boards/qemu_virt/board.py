@@ -1,6 +1,7 @@
 """QEMU's riscv32 `virt` machine: code flash in pflash1, SATA disks on ich9-ahci."""
 
 import machine
+
 from lifeboat.drivers.ahci import AHCI
 from lifeboat.drivers.cfi import CFIFlash
 

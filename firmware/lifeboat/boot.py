@@ -16,11 +16,11 @@ from time import ticks_diff, ticks_ms
 
 from micropython import const
 
-from .checking import check, choose_home, disk_error, survey
+from .checking import check, choose_home, survey
 from .codeflash import CodeFlash
 from .creating import create, generation_for, mend
 from .errors import LifeboatError
-from .inspecting import Inspection, inspect
+from .inspecting import inspect
 from .manifest import ROMFS
 from .recovery import act, assess
 from .region import UNIT
@@ -102,6 +102,7 @@ def mount(board):
     """Mount every ROMFS segment as /NAME; the first one becomes current and importable."""
     import os
     import sys
+
     import vfs
 
     first = True

@@ -109,7 +109,9 @@ def create(flash, manifest, member, generation, buf):
         region.write(region.block_at(slot, i, size), buf)
     region.write_manifest(slot, manifest, unit)
     region.flush()
-    if not region.holds_manifest(slot, manifest, unit) or not _is_whole(region, slot, manifest, buf):
+    if not (
+        region.holds_manifest(slot, manifest, unit) and _is_whole(region, slot, manifest, buf)
+    ):
         raise LifeboatError("disk-lies", "slot %d" % slot)
     member.records[slot] = member.newest = region.write_commit(slot, manifest, generation, unit)
     member.newest_slot = slot

@@ -33,8 +33,10 @@ def damaged_blocks(flash, manifest, blocks=None):
 
     blocks: which to look at, default all. Raises OSError as the flash driver does.
     """
+    if blocks is None:
+        blocks = range(manifest.block_count)
     crc, want = flash.crc, manifest.crc
-    return [i for i in (range(manifest.block_count) if blocks is None else blocks) if crc(i) != want(i)]
+    return [i for i in blocks if crc(i) != want(i)]
 
 
 def inspect(flash, product):

@@ -119,7 +119,8 @@ class Manifest:
         names = set()
         end = 0
         for i in range(count):
-            name, kind, start, size = unpack_from(SEGMENT, self.raw, offset + i * calcsize(SEGMENT))
+            at = offset + i * calcsize(SEGMENT)
+            name, kind, start, size = unpack_from(SEGMENT, self.raw, at)
             name = _text(name)
             if name in names or start % 16 or start < end or not size:
                 raise LifeboatError("manifest-field", name)

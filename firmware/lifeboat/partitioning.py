@@ -78,7 +78,7 @@ def _check_head(disk, start, lba_size):
                 raise LifeboatError("disk-in-use", "a partition reaches into the range")
             first = first or kind
     if not first:
-        _check_zero(disk, 0, _HEAD // lba_size, lba_size, "it holds data without a partition table")
+        _check_zero(disk, 0, _HEAD // lba_size, lba_size, "it has data but no partition table")
 
 
 def _check_zero(disk, start, sectors, lba_size, reason):

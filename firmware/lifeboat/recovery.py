@@ -94,7 +94,7 @@ def _backups(members, accept):
                 slots.append((member.state != "foreign", generation, Copy(member, slot)))
     slots.sort(key=lambda s: (s[1] > 0, s[0], s[1]), reverse=True)
     builds = set()
-    for _, generation, copy in slots:
+    for _, _, copy in slots:
         if not copy.member.usable:
             continue
         commit = copy.member.records[copy.slot]
@@ -166,7 +166,7 @@ def act(flash, plan, buf, report):
         copy = plan.sources[block]
         # I1: these very bytes are hashed, then programmed; what the assessment read is gone.
         if not (copy.member.usable and copy.read(block, buf) and manifest.matches(block, buf)):
-            copy = _fetch(plan, block, buf, lambda data, block=block: manifest.matches(block, data))
+            copy = _fetch(plan, block, buf, lambda data, i=block: manifest.matches(i, data))
         if copy is None:
             plan.lost.append(block)
             raise LifeboatError("block-lost", str(block))

@@ -1,7 +1,7 @@
-"""The backup region on a member disk: header, slots, commit records. Format: format.md section 3."""
+"""The backup region on a member disk: header, slots, commit records (format.md section 3)."""
 
 from errno import EINVAL, EIO
-from struct import calcsize, pack_into, unpack_from
+from struct import pack_into, unpack_from
 
 from micropython import const
 
@@ -40,7 +40,9 @@ def _check(buf, kind, magic):
         raise LifeboatError(kind + "-field", "header_size")
 
 
-def make_header(unit, lba_size, set_id, region_id, start, sectors, member, members, slots, slot_size):
+def make_header(
+    unit, lba_size, set_id, region_id, start, sectors, member, members, slots, slot_size
+):
     """Put a region header into unit, a bytearray of UNIT zero bytes."""
     pack_into(
         HEADER, unit, 0, b"LBREGION", _MAJOR, 0, _RECORD, lba_size, set_id, region_id,

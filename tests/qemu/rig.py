@@ -115,7 +115,7 @@ class Rig:
         return report
 
     def damage(self, *changes):
-        """Overwrite flash: (offset, bytes)...; returns the blocks that differ from the original."""
+        """Overwrite flash: (offset, bytes)...; returns the blocks that now differ."""
         with open(self.flash, "r+b") as f:
             for offset, data in changes:
                 f.seek(offset)

@@ -3,9 +3,9 @@
 import time
 
 import pytest
-from qemu.rig import DISK, MB, extents
 
 from lifeboat_host import nbd
+from qemu.rig import DISK, MB, extents
 
 # docs/operations.md: the bound on a healthy power-on, beyond the inspection, for each disk.
 PER_DISK_MS = 7000

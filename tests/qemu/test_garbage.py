@@ -1,4 +1,4 @@
-"""I5 on the board: garbage in the region, in the manifest, or in both, gives a verdict each time."""
+"""I5 on the board: garbage in region, manifest or both gives a verdict each time."""
 
 import random
 

@@ -4,13 +4,15 @@ import random
 import shutil
 
 import pytest
+
 from qemu.rig import MB
 
 SIZES = {"8MB": 8 * MB, "16MB": 16 * MB, "32MB": 32 * MB}
 
 
 def ten_flipped_bits(rig, rng, used):
-    return [(at, bytes([rig.good[at] ^ 1 << rng.randrange(8)])) for at in rng.sample(range(used), 10)]
+    places = rng.sample(range(used), 10)
+    return [(at, bytes([rig.good[at] ^ 1 << rng.randrange(8)])) for at in places]
 
 
 def erased_block(rig, rng, used):
@@ -43,9 +45,8 @@ def half_of_another_image(rig, rng, used):
     another.make_image(used, version="9.9", seed=99)
     size = rig.spec.block_size
     blocks = [*range(rig.blocks), rig.manifest_block]
-    return [
-        (i * size, another.good[i * size : (i + 1) * size]) for i in rng.sample(blocks, len(blocks) // 2)
-    ]
+    half = rng.sample(blocks, len(blocks) // 2)
+    return [(i * size, another.good[i * size : (i + 1) * size]) for i in half]
 
 
 DAMAGE = [
@@ -73,7 +74,7 @@ def test_damage_is_healed_block_by_block(protected, tmp_path, size, damage):
         # I8: what is damaged is erased, and nothing else.
         damaged = [b for b in damaged if b < rig.blocks or b == rig.manifest_block]
         assert report["erases"] == len(damaged)
-        repaired = [b for first, count, _ in report["repaired"] for b in range(first, first + count)]
+        repaired = [b for first, n, _ in report["repaired"] for b in range(first, first + n)]
         assert sorted(repaired) == damaged
         assert rig.hashes()[1:] == disks_before
     finally:

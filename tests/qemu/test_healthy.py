@@ -69,7 +69,7 @@ print("survived")
 
 
 def test_time_to_verdict_does_not_depend_on_the_disks_size(empty_rig):
-    """Flat in disk size: guest time up to the verdict, counted in instructions, 160 MB and 4 TB."""
+    """Flat in disk size: guest time up to the verdict, from 160 MB to 4 TiB."""
     empty_rig.make_image(8 * MB)
     empty_rig.add_disks(1)
     small = empty_rig.drives

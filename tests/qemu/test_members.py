@@ -1,9 +1,9 @@
 """One to several member disks: damaged, missing, new, foreign; updates; rescue."""
 
 import pytest
-from qemu.rig import DISK, MB, Rig
 
 from lifeboat_host import disks, region
+from qemu.rig import DISK, MB, Rig
 
 
 def states(report):

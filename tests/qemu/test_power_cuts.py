@@ -8,10 +8,10 @@ of the 30 must have been reached.
 import random
 
 import pytest
-from qemu.rig import MB
 
 from lifeboat_host import nbd
 from lifeboat_host.errors import LifeboatError
+from qemu.rig import MB
 
 CUTS = 15  # for each of the two tests
 KEEP = ["none", "all", "last", "random"]
