@@ -19,7 +19,7 @@ _REPORT_TIMEOUT = 60  # seconds: a full inspection and a full recovery take less
 _EXAMPLES = """\
 examples:
   lifeboat board run --flash code.img --disk disk0.img --disk disk1.img
-  mpremote connect /dev/pts/N exec "import lifeboat; print(lifeboat.report())"
+  mpremote connect /dev/pts/N exec "import lifeboat; print(lifeboat.report().line())"
   lifeboat board reset
   lifeboat board off
 
@@ -103,10 +103,13 @@ def _run(args: argparse.Namespace, output: Output) -> int:
     session = Session(args.name)
     status = session.start(spec, _flash(args, session, spec), args.disk)
     output.show(status.command, "")
-    session.wait_for_report(_REPORT_TIMEOUT)
+    return _booted(output, session)
+
+
+def _booted(output: Output, session: Session, reports_before: int = 0) -> int:
+    if not session.wait_for_report(_REPORT_TIMEOUT, reports_before):
+        output.show(f"no report within {_REPORT_TIMEOUT} seconds, see the log", "")
     status = session.status()
-    if not status.report:
-        output.show(f"no report within {_REPORT_TIMEOUT} seconds, see the log")
     _show(output, status)
     output.result(asdict(status))
     return EXIT_OK
@@ -131,10 +134,7 @@ def _off(args: argparse.Namespace, output: Output) -> int:
 
 def _reset(args: argparse.Namespace, output: Output) -> int:
     session = Session(args.name)
-    session.reset()
-    output.show(f"board {args.name} was reset")
-    output.result(asdict(session.status()))
-    return EXIT_OK
+    return _booted(output, session, session.reset())
 
 
 def _status(args: argparse.Namespace, output: Output) -> int:

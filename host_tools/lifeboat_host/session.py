@@ -101,15 +101,17 @@ class Session:
                 os.kill(pid, signal.SIGKILL)
             time.sleep(_POLL)
 
-    def reset(self) -> None:
-        """Press the reset button."""
+    def reset(self) -> int:
+        """Press the reset button. Returns how many reports the log held before."""
+        before = len(self._reports())
         with self._connect() as connection:
             qmp = Qmp(connection)
             qmp("system_reset")
             qmp.close()
+        return before
 
     def status(self) -> Status:
-        state = self._state()
+        state, reports = self._state(), self._reports()
         return Status(
             name=self.name,
             running=self.running,
@@ -117,18 +119,17 @@ class Session:
             pty=state.get("pty", ""),
             command=state.get("command", ""),
             console_log=str(self._log_path),
-            report=self._report(),
+            report=reports[-1] if reports else None,
         )
 
-    def wait_for_report(self, timeout: float) -> dict[str, Any] | None:
-        """The report of the power-on, or None when there is none within `timeout` seconds."""
+    def wait_for_report(self, timeout: float, after: int = 0) -> bool:
+        """Whether the log holds more than `after` reports, within `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        while self.running and time.monotonic() < deadline:
-            report = self._report()
-            if report:
-                return report
+        while len(self._reports()) <= after:
+            if not self.running or time.monotonic() > deadline:
+                return False
             time.sleep(_POLL)
-        return self._report()
+        return True
 
     @property
     def pid(self) -> int | None:
@@ -153,13 +154,12 @@ class Session:
         except (OSError, ValueError):
             return {}
 
-    def _report(self) -> dict[str, Any] | None:
+    def _reports(self) -> list[dict[str, Any]]:
         try:
             lines = self._log_path.read_text(errors="replace").split("\n")
         except OSError:
-            return None
-        reports = [report for report in map(parse_line, lines) if report]
-        return reports[-1] if reports else None
+            return []
+        return [report for report in map(parse_line, lines) if report]
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)

@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import handmade
-import lifeboat_host
 import pytest
+
+import lifeboat_host
 from lifeboat_host import cli, report, session
 
 NUMBERS = ["--flash-size", "64K", "--block-size", "4K"]

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from lifeboat_host import formats
 
 DOC = Path(__file__).parents[2] / "docs" / "format.md"

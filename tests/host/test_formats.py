@@ -5,6 +5,7 @@ import struct
 
 import handmade
 import pytest
+
 from lifeboat_host import formats
 from lifeboat_host.errors import LifeboatError
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import handmade
 import pytest
+
 from lifeboat_host import image
 from lifeboat_host.errors import LifeboatError
 

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+
 from lifeboat_host import nbd
 
 READ, WRITE, DISC, FLUSH, TRIM, ZERO = 0, 1, 2, 3, 4, 6

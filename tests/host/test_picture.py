@@ -4,9 +4,10 @@ import io
 
 import handmade
 import pytest
+from rich.console import Console
+
 from lifeboat_host import formats, picture
 from lifeboat_host.picture import Cell
-from rich.console import Console
 
 MANIFEST = formats.parse_manifest(handmade.manifest())
 

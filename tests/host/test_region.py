@@ -6,6 +6,7 @@ import zlib
 
 import handmade
 import pytest
+
 from lifeboat_host import gpt, region
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import LifeboatError

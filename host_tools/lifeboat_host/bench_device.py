@@ -1,0 +1,254 @@
+# mypy: ignore-errors
+"""The half of `lifeboat bench` that runs on the board, typed into its raw REPL.
+
+Time is counted in guest instructions: with QEMU's `-icount shift=0` one takes 1 ns, so a tick of
+the 10 MHz clock is 100 of them. Functions print what they found as one line of JSON.
+"""
+
+import gc
+import json
+import sys
+
+from machine import mem32
+from micropython import const
+from uctypes import addressof, bytearray_at
+
+_MTIME = const(0x0200BFF8)
+_TICK = const(100)
+_GHC = const(0x40000004)  # of the AHCI controller, where the board's driver puts it
+_HBA_RESET = const(0x80000001)
+_RAM = 0x84000000  # free memory, away from the heap
+_ERASE = const(6)
+
+
+def say(value):
+    print(json.dumps(value))
+
+
+def cost(call, *args):
+    """Return the instructions that a call takes; the heap was swept before."""
+    gc.collect()
+    start = mem32[_MTIME]
+    call(*args)
+    return (mem32[_MTIME] - start & 0xFFFFFFFF) * _TICK
+
+
+def reset_disks():
+    """Put the disk controller into the state it has after power-on (AHCI 1.3.1, 10.4.3)."""
+    mem32[_GHC] = _HBA_RESET
+    while mem32[_GHC] & 1:
+        pass
+
+
+def forget(*packages):
+    for name in list(sys.modules):
+        if name.split(".")[0] in packages:
+            del sys.modules[name]
+    gc.collect()
+
+
+def new_board():
+    """Return the board module with new drivers and a disk controller fresh from reset."""
+    reset_disks()
+    forget("board")
+    import board
+
+    return board
+
+
+class Opened:
+    """A board after its survey: what the steps of a power-on hand to each other."""
+
+    def __init__(self):
+        from lifeboat.checking import survey
+        from lifeboat.codeflash import CodeFlash
+        from lifeboat.report import Report
+
+        board = new_board()
+        board.start()
+        self.driver = board.flash()
+        self.flash = CodeFlash(self.driver, board.BLOCK_SIZE)
+        self.manifest = self.flash.manifest()[0]
+        self.blocks = range(self.manifest.block_count)
+        self.size = len(self.blocks) * board.BLOCK_SIZE
+        self.product = board.PRODUCT
+        self.members = survey(board.disks(), (), Report())
+        self.buf = memoryview(bytearray(board.BLOCK_SIZE))
+
+    def each(self, call):
+        """Return the instructions of call(block) for every block, the loop not counted."""
+        return sum(cost(call, block) for block in self.blocks)
+
+
+# Boot inspection, and its floor: every word is read and does something.
+
+
+def inspection():
+    from lifeboat.inspecting import inspect
+
+    o = Opened()
+    say({"insn": cost(inspect, o.flash, o.product), "bytes": o.size})
+
+
+def every_word():
+    import micropython
+
+    lines = ["@micropython.asm_rv32", "def xor(a0, a1):", " li(a2, 0)", " label(loop)"]
+    for at in range(0, 64, 4):
+        lines += [" lw(t0, %d(a0))" % at, " xor(a2, a2, t0)"]
+    lines += [" addi(a0, a0, 64)", " bne(a0, a1, loop)", " mv(a0, a2)"]
+    names = {"micropython": micropython}
+    exec("\n".join(lines), names)
+    o = Opened()
+    start = addressof(o.flash.map(0, 4))
+    say({"insn": cost(names["xor"], start, start + o.size)})
+
+
+def digests():
+    o = Opened()
+    say({"insn": o.each(lambda i: o.manifest.matches(i, o.flash.map(i * len(o.buf), len(o.buf))))})
+
+
+# Whole power-ons.
+
+
+def power_on():
+    import lifeboat
+
+    board = new_board()
+    insn = cost(lifeboat.power_on, board)
+    commands = [disk.reads for disk in board.disks()]
+    say({"insn": insn, "commands": commands, "report": lifeboat.report().data})
+
+
+def erase(*blocks):
+    import board
+
+    for block in blocks:
+        board.flash().ioctl(_ERASE, block)
+    say(None)
+
+
+def small_reads(count):
+    """The floor of a survey: as many commands, and nothing made of what they read."""
+    o = Opened()
+    region = o.members[0].region
+    unit = bytearray(4096)
+
+    def read():
+        for _ in range(count):
+            region.read(0, unit)
+
+    say({"insn": cost(read)})
+
+
+def large_reads(size, total):
+    o = Opened()
+    disk = o.members[0].disk
+    first = o.members[0].region.start
+    sectors = size // 512
+    buffers = [bytearray_at(_RAM + at, size) for at in range(0, total, size)]
+
+    def read():
+        lba = first
+        for buf in buffers:
+            disk.readblocks(lba, buf)
+            lba += sectors
+
+    read()  # the host's cache is warm from here on
+    say({"insn": cost(read), "bytes": total})
+
+
+def restore_parts():
+    """Each part of a restore on its own; the flash is whole again at the end."""
+    from lifeboat.inspecting import damaged_blocks
+
+    o = Opened()
+    buf, driver, member = o.buf, o.driver, o.members[0]
+    region, slot = member.region, member.newest_slot
+
+    def read(i):
+        region.read(region.block_at(slot, i, len(buf)), buf)
+
+    def verify(i):
+        o.manifest.matches(i, buf)
+
+    def program(i):
+        driver.writeblocks(i, buf, 0)
+
+    def program_all():
+        total = 0
+        for i in o.blocks:
+            read(i)
+            total += cost(program, i)
+        return total
+
+    say(
+        {
+            "read": o.each(read),
+            "verify": o.each(verify),
+            "erase": o.each(lambda i: driver.ioctl(_ERASE, i)),
+            "program": program_all(),
+            "read back": cost(damaged_blocks, o.flash, o.manifest),
+            "bytes": o.size,
+        }
+    )
+
+
+def backup():
+    """A backup into a free slot, its parts alone, and a backup where both slots are in use."""
+    from lifeboat.creating import create
+    from lifeboat.kernels import crc32
+
+    o = Opened()
+    buf, flash, member = o.buf, o.flash, o.members[0]
+    region = member.region
+    free = 1 - member.newest_slot
+
+    def read_flash(i):
+        flash.read(i, buf)
+        crc32(buf)
+
+    def write(i):
+        region.write(region.block_at(free, i, len(buf)), buf)
+
+    def read_back(i):
+        region.read(region.block_at(free, i, len(buf)), buf)
+        crc32(buf)
+
+    found = {"read flash": o.each(read_flash), "write": o.each(write)}
+    found["read back"] = o.each(read_back)
+    for name in "free slot", "old slot":
+        found[name] = cost(create, flash, o.manifest, member, 2, buf)
+    found["bytes"] = o.size
+    say(found)
+
+
+# How little heap a power-on needs.
+
+
+def try_heap(free, erase=()):
+    """Power on with `free` bytes of heap for lifeboat and the board, their modules included.
+
+    Prints the report, or null when memory was too short even for that.
+    """
+    import board
+
+    for block in erase:
+        board.flash().ioctl(_ERASE, block)
+    reset_disks()
+    del board
+    forget("board", "lifeboat")
+    ballast = bytearray(gc.mem_free() - free)
+    found = None
+    try:
+        import board
+
+        import lifeboat
+
+        found = lifeboat.power_on(board).data
+    except MemoryError:
+        pass
+    del ballast
+    gc.collect()
+    say(found)

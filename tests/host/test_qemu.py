@@ -1,0 +1,200 @@
+"""qemu.py and session.py, with a small script in QEMU's place."""
+
+import json
+import shlex
+import sys
+
+import pytest
+
+from lifeboat_host import nbd, qemu
+from lifeboat_host.boards import BoardSpec
+from lifeboat_host.errors import LifeboatError
+
+# Answers on the monitor's socket and behaves on its console like a board with a raw REPL.
+FAKE = r"""
+import json, os, socket, sys, threading
+arguments = sys.argv[1:]
+if "--broken" in arguments:
+    sys.exit("broken on purpose")
+path = next(a for a in arguments if a.startswith("socket,id=qmp")).split("path=")[1]
+monitor = socket.socket(socket.AF_UNIX)
+monitor.connect(path)
+
+def serve():
+    stream = monitor.makefile("rwb", buffering=0)
+    stream.write(b'{"QMP": {}}\n')
+    for line in stream:
+        command = json.loads(line)["execute"]
+        if command == "nonsense":
+            answer = {"error": {"desc": "no such command"}}
+        else:
+            answer = {"return": {"did": command}}
+            stream.write(b'{"event": "SOMETHING"}\n')
+        stream.write(json.dumps(answer).encode() + b"\n")
+
+threading.Thread(target=serve, daemon=True).start()
+
+def say(data):
+    os.write(1, data)
+
+say("booting ä\r\nlifeboat: not a report\r\n".encode())
+say(b'lifeboat: {"verdict": "RUN", "erases": 0}\r\n>>> ')
+text = b""
+while True:
+    data = os.read(0, 4096)
+    if not data:
+        break
+    text += data
+    if text.endswith(b"\x01"):
+        say(b"\r\nraw REPL; CTRL-B to exit\r\n>")
+        text = b""
+    elif text.endswith(b"\x04"):
+        error = b"Traceback" if b"raise" in text else b""
+        say(b"OK" + str(len(text) - 1).encode() + b"\x04" + error + b"\x04>")
+        text = b""
+    elif text.endswith(b"die"):
+        sys.exit("died")
+"""
+
+
+@pytest.fixture
+def spec(tmp_path, monkeypatch):
+    fake = tmp_path / "qemu"
+    fake.write_text(f"#!{sys.executable}\n{FAKE}")
+    fake.chmod(0o755)
+    firmware = tmp_path / "boards" / "b" / "firmware.bin"
+    firmware.parent.mkdir(parents=True)
+    firmware.write_bytes(b"boot")
+    monkeypatch.setenv("LIFEBOAT_CACHE", str(tmp_path))
+    return BoardSpec("b", "a board", "prod", 65536, 4096, str(fake), ("-machine", "virt"))
+
+
+@pytest.fixture
+def board(spec):
+    with qemu.Board("flash.img", ["disk.img"], spec=spec) as started:
+        yield started
+
+
+def test_the_report_is_found_among_other_lines(board):
+    assert board.power_on_report() == {"verdict": "RUN", "erases": 0}
+    assert "booting ä" in board.console
+
+
+def test_code_is_run_in_the_raw_repl(board):
+    board.repl()
+    assert board.run("12345") == ("5", "")
+    assert board.run("raise") == ("5", "Traceback")
+
+
+def test_the_monitor_answers_and_events_are_kept(board):
+    assert board.qmp("query-status") == {"did": "query-status"}
+    with pytest.raises(LifeboatError, match="no such command"):
+        board.qmp("nonsense")
+
+
+def test_off_is_a_power_cut_and_on_starts_afresh(board):
+    board.wait_for(">>> ")
+    first = board.pid
+    board.cycle()
+    assert board.pid != first
+    board.wait_for("booting")
+    board.off()
+    assert not board.running
+    with pytest.raises(LifeboatError) as caught:
+        board.send("x")
+    assert caught.value.code == "board-off"
+    board.off()
+
+
+def test_a_text_that_does_not_come_is_an_error_with_all_that_is_known(board):
+    with pytest.raises(LifeboatError, match="no 'never' after 0.1 seconds.*booting") as caught:
+        board.wait_for("never", timeout=0.1)
+    assert caught.value.code == "board-timeout"
+    assert board.command_line() in caught.value.hint
+
+
+def test_an_end_of_qemu_is_an_error_with_its_stderr(board):
+    board.send("die")
+    with pytest.raises(LifeboatError, match="died") as caught:
+        board.wait_for("never")
+    assert caught.value.code == "board-ended"
+
+
+def test_a_kill_from_another_thread_ends_a_wait(board):
+    import threading
+
+    board.wait_for(">>> ")
+    threading.Timer(0.05, board.kill).start()
+    with pytest.raises(LifeboatError) as caught:
+        board.wait_for("never")
+    assert caught.value.code == "board-ended"
+
+
+def test_a_qemu_that_does_not_start_is_an_error_with_its_stderr(spec):
+    board = qemu.Board("flash.img", spec=spec, extra=["--broken"])
+    with pytest.raises(LifeboatError, match="broken on purpose"):
+        board.on()
+    assert not board.running
+    board.close()
+
+
+# --- the command line
+
+
+def arguments(spec, *drives, flash="flash.img", **keywords):
+    return qemu.machine_arguments(spec, flash, drives, **keywords)
+
+
+def after(option, command):
+    return [value for name, value in zip(command, command[1:]) if name == option]
+
+
+def test_the_boot_stage_is_write_protected_and_the_flash_is_not(spec):
+    boot, flash = after("-drive", arguments(spec))
+    assert boot.startswith("if=pflash,unit=0,") and boot.endswith(",readonly=on")
+    assert flash.startswith("if=pflash,unit=1,") and "readonly" not in flash
+    assert (spec.firmware.with_name("pflash0.img")).read_bytes() == b"boot".ljust(65536, b"\0")
+
+
+def test_a_new_boot_stage_is_taken(spec):
+    arguments(spec)
+    spec.firmware.write_bytes(b"new!")
+    arguments(spec)
+    assert spec.firmware.with_name("pflash0.img").read_bytes().startswith(b"new!")
+
+
+def test_disks_take_the_ports_in_order_and_none_leaves_one_empty(spec):
+    command = arguments(spec, "a", None, *"bcdefg")
+    devices = after("-device", command)
+    assert devices[:2] == ["ich9-ahci,id=ahci0", "ich9-ahci,id=ahci1"]
+    buses = [device.split("bus=")[1].split(",")[0] for device in devices[2:]]
+    assert buses == ["ahci0.0", *(f"ahci0.{n}" for n in range(2, 6)), "ahci1.0", "ahci1.1"]
+    assert after("-device", arguments(spec)) == ["ich9-ahci,id=ahci0"]
+
+
+def test_media_may_be_files_nbd_exports_or_anything_blockdev_knows(spec):
+    with nbd.Lab() as lab:
+        export = lab.export("disk", nbd.MemoryStore(bytes(512)))
+        faulty = {"driver": "blkdebug", "image": {"driver": "file", "filename": "x"}}
+        command = arguments(
+            spec, "a,b.img", export, faulty, qemu.Sata("c", {"serial": "S,1"}), flash=export
+        )
+    nodes = [json.loads(node) for node in after("-blockdev", command)]
+    assert nodes[0]["file"]["filename"].endswith("/a,b.img")
+    assert nodes[1]["file"] == {"driver": "nbd", "server": {"type": "unix", "path": export.path}}
+    assert nodes[2]["file"] == faulty
+    assert "serial=S,,1" in after("-device", command)[-1]
+    assert (
+        f"file.driver=nbd,file.server.type=unix,file.server.path={export.path}"
+        in (after("-drive", command)[1])
+    )
+
+
+def test_the_command_line_is_quoted_for_a_shell(spec):
+    board = qemu.Board("a b.img", ["c d.img"], spec=spec, icount="shift=0", extra=["-no-reboot"])
+    line = board.command_line()
+    board.close()
+    assert shlex.split(line) == board.arguments()
+    assert "-icount shift=0 -no-reboot" in line
+    assert "-chardev stdio" in line
+    assert "qmp" not in line
