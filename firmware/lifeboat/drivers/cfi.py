@@ -228,10 +228,13 @@ class CFIFlash:
             i += n
             n = chunk
 
-    # Wait until both chips are ready and look at what they say.
+    # Wait until both chips are ready and look at what they say. Asked for once more, because QEMU
+    # goes back to showing its content when it refuses to program.
     def _finish(self, at, ms):
-        ready = wait32(at, _READY, _READY, ms)
+        wait32(at, _READY, _READY, ms)
+        mem32[at] = _READ_STATUS
         status = mem32[at]
+        ready = status & _READY == _READY
         status |= status >> 16
         if ready and not status & _FAILED:
             return
