@@ -109,7 +109,7 @@ packages_missing() {
 }
 
 packages_text() {
-    echo "install packages with apt-get:" "$(packages_missing | tr '\n' ' ')"
+    echo "install packages with apt-get: $(packages_missing | paste -sd " ")"
 }
 
 # Packages come and go behind our back, so no stamp can tell.
@@ -154,7 +154,7 @@ packages_do() {
 
 packages_hint() {
     echo "run this as root, then try again: apt-get update && apt-get install" \
-        "$(packages_missing 2>/dev/null | sed 's/|/ or /g' | tr '\n' ' ')"
+        "$(packages_missing | sed 's/|/ or /g' | paste -sd ' ')"
 }
 
 # ---- venv ----
