@@ -17,6 +17,8 @@ class RamDisk:
 
     def __init__(self, name, count, power=None, size=512):
         self.name = name
+        self.model = "RamDisk"
+        self.serial = name
         self.count = count
         self.size = size
         self.power = power or Power()
@@ -36,7 +38,20 @@ class RamDisk:
         if error:
             raise OSError(error, self.name)
 
-    def readblocks(self, lba, buf):
+    # The sectors around bytes that are no whole sectors: first one, and bytes before and in them.
+    def _around(self, lba, offset, length):
+        if lba < 0 or offset < 0:
+            raise OSError(EINVAL, self.name)
+        before = offset % self.size
+        sectors = (before + length + self.size - 1) // self.size
+        return lba + offset // self.size, before, bytearray(sectors * self.size)
+
+    def readblocks(self, lba, buf, offset=None):
+        if offset is not None:
+            lba, before, whole = self._around(lba, offset, len(buf))
+            self.readblocks(lba, whole)
+            buf[:] = whole[before : before + len(buf)]
+            return
         self._check("read", lba, len(buf))
         self.reads += 1
         size = self.size
@@ -47,13 +62,18 @@ class RamDisk:
             data = newest.get(lba + i) or self.sectors.get(lba + i, zeros)
             buf[i * size : (i + 1) * size] = data
 
-    def writeblocks(self, lba, buf):
+    def writeblocks(self, lba, buf, offset=None):
+        if offset is not None:
+            lba, before, whole = self._around(lba, offset, len(buf))
+            self.readblocks(lba, whole)
+            whole[before : before + len(buf)] = buf
+            buf = whole
         self._check("write", lba, len(buf))
+        if not len(buf):
+            return
         size = self.size
         n = self.writes
-        pieces = [
-            (n, lba + i, bytes(buf[i * size : (i + 1) * size])) for i in range(len(buf) // size)
-        ]
+        pieces = [(n, lba + i, bytes(buf[i * size : (i + 1) * size])) for i in range(len(buf) // size)]
         self.power.operation(self.name, "write", lba, lambda: self._tear(pieces))
         self.writes += 1
         for piece in pieces:
@@ -94,8 +114,7 @@ class RamDisk:
             return self.size
         if op in (1, 2):
             self._check("init", 0, 0)
-            return 0
-        return None
+        return 0
 
 
 def dead(op, lba, count):

@@ -22,24 +22,29 @@ class RamFlash:
         self.fail_erase = ()  # erase blocks that give EIO
         self.stuck = ()  # addresses of bytes that keep their value, erased or programmed
         if mapped:
-            self.view = lambda offset, size: memoryview(self.data)[offset : offset + size]
+            self.view = self._view
 
-    def readblocks(self, block, buf, offset=0):
+    def _view(self, offset, length):
+        at = self._at(0, offset, length)
+        return memoryview(self.data)[at : at + length]
+
+    def readblocks(self, block, buf, offset=None):
         at = self._at(block, offset, len(buf))
         buf[:] = self.data[at : at + len(buf)]
 
+    # offset None: the simple form, whole blocks only.
     def _at(self, block, offset, length):
-        at = block * self.size + offset
-        if block < 0 or offset < 0 or at + length > len(self.data):
+        at = block * self.size + (offset or 0)
+        whole = offset is not None or length % self.size == 0
+        if block < 0 or (offset or 0) < 0 or at + length > len(self.data) or not whole:
             raise OSError(EINVAL, self.name)
         return at
 
     def writeblocks(self, block, buf, offset=None):
+        at = self._at(block, offset, len(buf))
         if offset is None:
             for i in range(len(buf) // self.size):
                 self.ioctl(6, block + i)
-            offset = 0
-        at = self._at(block, offset, len(buf))
         for i in range(0, len(buf), 4096):
             piece = bytes(buf[i : i + 4096])
             half = piece[: len(piece) // 2]
