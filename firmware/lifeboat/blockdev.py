@@ -75,3 +75,26 @@ class Window:
         """Return a view of the window's bytes [offset, offset + length), without a copy."""
         self._check(0, offset, length)
         return self._dev.view(self._first * self.size + offset, length)
+
+
+class Scratch:
+    """Memory of one block for the policy's reads and writes, allocated when first needed.
+
+    After a command that did not end in time its buffer is dropped: a controller that was
+    stopped should leave memory alone, but not every one does, and what is verified in this
+    buffer goes into flash.
+    """
+
+    def __init__(self, size):
+        self._size = size
+        self._buf = None
+
+    def get(self):
+        """Return the memoryview; valid until the next drop()."""
+        if self._buf is None:
+            self._buf = memoryview(bytearray(self._size))
+        return self._buf
+
+    def drop(self):
+        """Never use this buffer again."""
+        self._buf = None

@@ -16,6 +16,7 @@ from time import ticks_diff, ticks_ms
 
 from micropython import const
 
+from .blockdev import Scratch
 from .checking import check, choose_home, survey
 from .codeflash import CodeFlash
 from .creating import create, generation_for, mend
@@ -124,20 +125,14 @@ class _Session:
         self.flash = None
         self.found = None
         self.members = []
-        self._buf = None
-
-    # Scratch of one block, only there when something has to be repaired or created.
-    def _scratch(self):
-        if self._buf is None:
-            self._buf = memoryview(bytearray(self.flash.block_size))
-        return self._buf
+        self.scratch = None
 
     def run(self):
         board, data = self.board, self.report.data
         if getattr(board, "UNSIGNED", False) is not True:
             self.report.reason("policy")
             return
-        self._disks(board.start)
+        self._disks(lambda: board.start())
         found = self.found = self._inspect()
         if found is None:
             return
@@ -165,6 +160,7 @@ class _Session:
         mark = ticks_ms()
         try:
             self.flash = CodeFlash(self.board.flash(), self.board.BLOCK_SIZE)
+            self.scratch = Scratch(self.flash.block_size)
             found = inspect(self.flash, self.board.PRODUCT)
         except OSError as error:
             self.report.reason("flash-failed", "flash", str(error.errno))
@@ -205,7 +201,7 @@ class _Session:
     # S4. Makes found tell what the flash holds afterwards.
     def _recover(self, found):
         report, flash = self.report, self.flash
-        plan = assess(flash, found, self.members, self.board.PRODUCT, self._scratch())
+        plan = assess(flash, found, self.members, self.board.PRODUCT, self.scratch)
         if plan is None:
             return None
         if plan.manifest is not found.manifest and not plan.lost:
@@ -216,7 +212,7 @@ class _Session:
             report.data["lost"] = runs(plan.lost)
             return None
         try:
-            act(flash, plan, self._scratch(), report)
+            act(flash, plan, self.scratch, report)
         except LifeboatError as error:
             report.data["lost"] = runs(plan.lost)
             if not plan.lost:
@@ -238,7 +234,7 @@ class _Session:
         behind = [member for member in self.members if member.home and member.state != "level"]
         for copy, block in plan.bad_copies if plan else ():
             self.report.reason("copy-bad", copy.member.name, "block %d" % block)
-            args = self.flash, manifest, copy, block, self._scratch()
+            args = self.flash, manifest, copy, block, self.scratch.get()
             self._attempt(copy.member, self._mended(copy.member), mend, *args)
         for member in behind:
             self._attempt(member, "created", self._create, member, manifest)
@@ -255,7 +251,7 @@ class _Session:
 
     def _create(self, member, manifest):
         generation = generation_for(self.members, manifest)
-        create(self.flash, manifest, member, generation, self._scratch())
+        create(self.flash, manifest, member, generation, self.scratch.get())
 
     # What fails on one member is reported, and the others still get their turn.
     def _attempt(self, member, state, action, *args):
@@ -269,6 +265,7 @@ class _Session:
             self.report.reason(error.code, member.name, error.detail)
         except OSError as error:
             member.fail(error)
+            self.scratch.drop()
 
     def _finish(self, found):
         data = self.report.data

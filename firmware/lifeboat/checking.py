@@ -53,7 +53,7 @@ class Member:
         else:
             self.fail(error)
 
-    def open(self, lbas, unit, tries):
+    def open(self, lbas, tries):
         """Find the region and read its commit records; tries: how often to wait for the disk."""
         try:
             while tries > 1 and not self._ready():
@@ -61,7 +61,7 @@ class Member:
             self.disk.ioctl(INIT, 0)
             self.region = regions.find(self.disk, lbas)
             if self.region:
-                self.scan(unit)
+                self.scan()
         except OSError as error:
             self.fail(error)
 
@@ -74,11 +74,12 @@ class Member:
             raise
         return True
 
-    def scan(self, unit):
+    def scan(self):
         """Read the commit records: records[slot] is a Commit or None. Raises OSError."""
         self.state = "stale"
         self.records = []
         self.newest = None
+        unit = bytearray(regions.UNIT)
         for slot in range(self.region.slots):
             commit = None
             try:
@@ -105,11 +106,10 @@ def survey(disks, lbas, report, tries=1):
     disk damaged code is lost, and a large disk may need several times its driver's patience
     to spin up.
     """
-    unit = bytearray(regions.UNIT)
     members = []
     for disk in disks:
         member = Member(disk, report)
-        member.open(lbas, unit, tries)
+        member.open(lbas, tries)
         members.append(member)
     return members
 
@@ -154,9 +154,9 @@ def check(members, manifest):
 
     Reads one manifest per member and no block.
     """
-    unit = bytearray(regions.UNIT)
     for member in members:
         if member.home and member.newest and member.newest.describes(manifest):
+            unit = bytearray(regions.UNIT)
             try:
                 if member.region.holds_manifest(member.newest_slot, manifest, unit):
                     member.state = "level"

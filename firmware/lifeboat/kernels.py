@@ -8,6 +8,8 @@
                                         ascending device addresses from addr; 4 divides addr
                                         and nbytes
     wait32(addr, mask, want, ms)        poll32 with a deadline in milliseconds
+    fence()                             orders memory and device accesses before and after it,
+                                        where the kernels of the architecture can
 
 Buffers are anything bytes-like with elements of one byte, of any length and alignment,
 memory-mapped flash included. None of these checks that it stays inside its buffer or a device:
@@ -37,13 +39,13 @@ _SPINS = const(2000)
 _arch = getattr(sys.implementation, "_mpy", 0) >> 10 & 15
 
 if _arch == _RV32IMC:
-    from lifeboat.kernels_rv32 import crc32, poll32
-    from lifeboat.kernels_viper import blank, copy32
+    from lifeboat.kernels_rv32 import blank, crc32, fence, poll32
+    from lifeboat.kernels_viper import copy32
 elif _arch:
     from lifeboat.kernels_viper import blank, copy32, poll32
-    from lifeboat.kernels_viper_crc import crc32
+    from lifeboat.kernels_viper_crc import crc32, fence
 else:
-    from lifeboat.kernels_plain import blank, copy32, crc32, poll32
+    from lifeboat.kernels_plain import blank, copy32, crc32, fence, poll32
 
 
 # The register is looked at once more after the deadline: time may have passed while the machine

@@ -32,3 +32,8 @@ def copy32(addr, buf, offset, nbytes):
     for i in range(offset, offset + nbytes, 4):
         mem32[addr] = buf[i] | buf[i + 1] << 8 | buf[i + 2] << 16 | buf[i + 3] << 24
         addr += 4
+
+
+# Machines that reorder memory and device accesses need more than this to do DMA.
+def fence():
+    pass

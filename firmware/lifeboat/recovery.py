@@ -3,6 +3,7 @@
 from .errors import LifeboatError
 from .inspecting import damaged_blocks
 from .kernels import crc32
+from .region import UNIT
 
 
 class Copy:
@@ -12,9 +13,10 @@ class Copy:
         self.member = member
         self.slot = slot
 
-    def read(self, block, buf):
-        """Fill buf with a block; False when the disk can't. A failing disk is dropped."""
+    def read(self, block, scratch, good):
+        """Read a block; return whether good(data) holds. A failing disk is dropped."""
         region = self.member.region
+        buf = scratch.get()
         at = region.block_at(self.slot, block, len(buf))
         if at + len(buf) > region.slot_at(self.slot) + region.slot_size:
             return False
@@ -22,8 +24,9 @@ class Copy:
             region.read(at, buf)
         except OSError as error:
             self.member.io_error(error)
+            scratch.drop()
             return False
-        return True
+        return good(buf)
 
 
 class Plan:
@@ -56,26 +59,26 @@ def _copies(members, manifest):
     return claim, other
 
 
-# Find a copy of a block for which good(buf) holds, and leave its bytes in buf.
-def _fetch(plan, block, buf, good):
+# Find a copy of a block for which good(data) holds, and leave its bytes in scratch.
+def _fetch(plan, block, scratch, good):
     claim, other = plan.copies
     for copy in claim:
         if copy.member.usable:
-            if copy.read(block, buf) and good(buf):
+            if copy.read(block, scratch, good):
                 return copy
             if copy.member.home and (copy, block) not in plan.bad_copies:
                 plan.bad_copies.append((copy, block))
     for copy in other:
-        if copy.member.usable and copy.read(block, buf) and good(buf):
+        if copy.member.usable and copy.read(block, scratch, good):
             return copy
     return None
 
 
-def _complete(plan, members, buf):
+def _complete(plan, members, scratch):
     plan.copies = _copies(members, plan.manifest)
     for block in plan.bad:
         want = plan.manifest.crc(block)
-        copy = _fetch(plan, block, buf, lambda data, want=want: crc32(data) == want)
+        copy = _fetch(plan, block, scratch, lambda data, want=want: crc32(data) == want)
         if copy:
             plan.sources[block] = copy
         else:
@@ -113,10 +116,10 @@ def _backups(members, accept):
             yield manifest, copy
 
 
-def assess(flash, found, members, product, buf):
+def assess(flash, found, members, product, scratch):
     """Return the Plan that makes flash whole again; plan.lost tells when none does.
 
-    found: the Inspection; buf: scratch of one block. Nothing is written. First choice is the
+    found: the Inspection; scratch: a Scratch of one block. Nothing is written. First choice is the
     code that is in flash now; when some block of it has no good copy anywhere, the newest
     backup that is whole: an older version that runs is better than none.
     """
@@ -126,7 +129,7 @@ def assess(flash, found, members, product, buf):
 
     first = None
     if found.manifest:
-        first = _complete(Plan(found.manifest, found.bad, None), members, buf)
+        first = _complete(Plan(found.manifest, found.bad, None), members, scratch)
         if found.manifest_state == "padding":
             first.manifest_copy = _manifest_copy(members, found.manifest)
         if not first.lost:
@@ -134,7 +137,7 @@ def assess(flash, found, members, product, buf):
     for manifest, copy in _backups(members, accept):
         if found.manifest and manifest.build == found.manifest.build:
             continue
-        plan = _complete(Plan(manifest, damaged_blocks(flash, manifest), copy), members, buf)
+        plan = _complete(Plan(manifest, damaged_blocks(flash, manifest), copy), members, scratch)
         if not plan.lost:
             return plan
         first = first or plan
@@ -144,17 +147,16 @@ def assess(flash, found, members, product, buf):
 # The manifest in flash is good, what follows it is not: its block may be erased only when a
 # disk has the manifest too.
 def _manifest_copy(members, manifest):
-    unit = bytearray(4096)
     for copy in _copies(members, manifest)[0]:
         try:
-            if copy.member.region.holds_manifest(copy.slot, manifest, unit):
+            if copy.member.region.holds_manifest(copy.slot, manifest, bytearray(UNIT)):
                 return copy
         except OSError as error:
             copy.member.io_error(error)
     return None
 
 
-def act(flash, plan, buf, report):
+def act(flash, plan, scratch, report):
     """Carry out a Plan without lost blocks; raises LifeboatError or OSError when it fails.
 
     Order: blocks, then the manifest. A power cut before the manifest block is touched leaves
@@ -163,14 +165,18 @@ def act(flash, plan, buf, report):
     """
     manifest = plan.manifest
     for block in plan.bad:
+
+        # I1: the very bytes that are hashed here are programmed; what was read before is gone.
+        def good(data, block=block):
+            return manifest.matches(block, data)
+
         copy = plan.sources[block]
-        # I1: these very bytes are hashed, then programmed; what the assessment read is gone.
-        if not (copy.member.usable and copy.read(block, buf) and manifest.matches(block, buf)):
-            copy = _fetch(plan, block, buf, lambda data, i=block: manifest.matches(i, data))
+        if not (copy.member.usable and copy.read(block, scratch, good)):
+            copy = _fetch(plan, block, scratch, good)
         if copy is None:
             plan.lost.append(block)
             raise LifeboatError("block-lost", str(block))
-        flash.replace(block, buf)
+        flash.replace(block, scratch.get())
         report.repaired(block, copy.member.name)
     for block in damaged_blocks(flash, manifest, plan.bad):
         raise LifeboatError("flash-verify", str(block))

@@ -31,7 +31,7 @@ from machine import mem32
 from micropython import const
 from uctypes import addressof, bytearray_at
 
-from lifeboat.kernels import poll32, wait32
+from lifeboat.kernels import fence, poll32, wait32
 
 # PCI configuration space.
 _PCI_COMMAND = const(0x04)
@@ -189,6 +189,9 @@ class AHCIDisk:
         self._serr = port + _SERR
         self._ready = False
         self._memory = None
+        # The buffer of a command that failed, kept from the garbage collector: stopping the port
+        # ends all DMA, but QEMU's model still completes a late read into it.
+        self._buf = None
         # Who used the port before, as before a soft reset, may have left a command in flight.
         used = mem32[port + _SCTL] | mem32[port + _CI]
         self._reset = not self._stop() or used != 0
@@ -243,6 +246,7 @@ class AHCIDisk:
         if n < 0 or lba < n or lba + (skip + left + size - 1) // size > self._blocks:
             raise OSError(errno.EINVAL)
         at = addressof(buf)
+        self._buf = buf
         while left:
             if skip or left < size or at & 1:
                 count = 1
@@ -258,6 +262,7 @@ class AHCIDisk:
             lba += count
             at += part
             left -= part
+        self._buf = None
 
     # A part of a sector, or a sector at an address that DMA can't reach. (A slice of a memoryview
     # can't start beyond 16 MB; this can.)
@@ -401,6 +406,7 @@ class AHCIDisk:
             raise OSError(errno.ENODEV)
         self._fill(command, lba, count, at, nbytes, write)
         mem32[self._is] = _ALL
+        fence()  # the controller reads the tables as soon as it is told to
         mem32[self._ci] = 1
         try:
             self._wait(ms)
@@ -409,6 +415,7 @@ class AHCIDisk:
             self._note()
             self._halt()
             raise
+        fence()
         if not (self._intact() and poll32(self._tfd, _TFD_BUSY | _TFD_ERR, 0, 1)):
             self._note()
             self._recover()
