@@ -4,12 +4,12 @@ import zlib
 from errno import EIO, ENODEV, ETIMEDOUT
 
 import pytest
+
+import lifeboat
 from fakes import board as sim
 from fakes import disk as disks
 from fakes import scenarios
 from fakes.disk import RamDisk
-
-import lifeboat
 from lifeboat.checking import check, choose_home, survey
 from lifeboat.manifest import Manifest
 from lifeboat.report import Report

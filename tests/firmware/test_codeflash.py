@@ -4,9 +4,9 @@ import zlib
 from errno import EINVAL
 
 import pytest
+
 from fakes import board as sim
 from fakes.flash import RamFlash
-
 from lifeboat.codeflash import CodeFlash
 from lifeboat.errors import LifeboatError
 

@@ -1,4 +1,4 @@
-"""S3: which slot is given up (I2), what is written in which order, and only from intact code (I7)."""
+"""S3: which slot is given up (I2), what is written in which order, from intact code only (I7)."""
 
 import hashlib
 import struct
@@ -6,10 +6,10 @@ import zlib
 from errno import EIO
 
 import pytest
-from fakes import board as sim
-from fakes import scenarios
 
 import lifeboat
+from fakes import board as sim
+from fakes import scenarios
 from lifeboat.checking import check, choose_home, survey
 from lifeboat.codeflash import CodeFlash
 from lifeboat.creating import create, generation_for, mend

@@ -3,12 +3,12 @@
 import struct
 
 import pytest
+
+import lifeboat
 from cpython_floor import ROOT
 from fakes import board as sim
 from fakes import disk as disks
 from fakes.power import Power
-
-import lifeboat
 
 GOOD = sim.image(seed=1, version="2.0")
 OLDER = sim.image(seed=2, version="1.0")
@@ -60,9 +60,7 @@ def prepare(manifest, blocks, members):
 
 
 def same_blocks(a, b):
-    return sum(
-        a[i : i + sim.ERASE] == b[i : i + sim.ERASE] for i in range(0, len(a), sim.ERASE)
-    )
+    return sum(a[i : i + sim.ERASE] == b[i : i + sim.ERASE] for i in range(0, len(a), sim.ERASE))
 
 
 def test_the_table_has_every_combination():

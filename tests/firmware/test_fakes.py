@@ -3,6 +3,7 @@
 import pytest
 from conformance.disk import disk_checks
 from conformance.flash import flash_checks
+
 from fakes.disk import RamDisk
 from fakes.flash import RamFlash
 from fakes.power import Power, PowerCut

@@ -1,6 +1,7 @@
-"""I5: any bytes whatever in region, slots and manifest give a verdict, and no write but by the rules."""
+"""I5: any bytes in region, slots and manifest give a verdict, and no write but by the rules."""
 
 import pytest
+
 from fakes import board as sim
 from fakes import scenarios
 from fakes.rng import Rng

@@ -5,10 +5,10 @@ import zlib
 from errno import EIO
 
 import pytest
+
 from fakes import board as sim
 from fakes import gpt as tables
 from fakes.disk import RamDisk, dead
-
 from lifeboat import gpt
 
 OURS, OTHER = tables.LIFEBOAT, tables.LINUX

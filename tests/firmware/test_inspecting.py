@@ -1,9 +1,9 @@
 """S1 names exactly the damaged blocks, and why a manifest is not to be used."""
 
 import pytest
+
 from fakes import board as sim
 from fakes.flash import RamFlash
-
 from lifeboat.codeflash import CodeFlash
 from lifeboat.inspecting import damaged_blocks, inspect
 

@@ -5,8 +5,8 @@ import struct
 import zlib
 
 import pytest
-from fakes import board as sim
 
+from fakes import board as sim
 from lifeboat.errors import LifeboatError
 from lifeboat.manifest import Manifest
 
@@ -109,7 +109,7 @@ def test_unknown_kinds_of_segments_are_accepted():
         ("manifest-field", {"segments": [record(offset=3 * 4096, size=1)]}),
         ("manifest-field", {"segments": [record(offset=0xFFFFFFF0, size=0xFFFFFFFF)]}),
         ("manifest-field", {"segments": [record(b"a", size=32), record(b"b", offset=16)]}),
-        ("manifest-field", {"segments": [record(b"a", offset=32, size=16), record(b"b", size=16)]}),
+        ("manifest-field", {"segments": [record(b"a", 0, 32, 16), record(b"b", 0, 0, 16)]}),
         ("manifest-field", {"segments": [record(size=16), record(offset=16, size=16)]}),
     ],
 )  # fmt: skip

@@ -1,11 +1,11 @@
 """I4: power cuts at every device operation of creating and recovering, before it and half-way."""
 
 import pytest
+
+import lifeboat
 from fakes import board as sim
 from fakes import scenarios
 from fakes.power import Power
-
-import lifeboat
 from lifeboat.region import Region
 
 SCENARIOS = scenarios.SCENARIOS
@@ -26,7 +26,12 @@ def test_the_sweep_meets_every_kind_of_operation():
         board = scenario.board()
         lifeboat.power_on(board)
         kinds |= {(device.rstrip("01"), name) for device, name, _ in board.power.log}
-    assert kinds == {("flash", "erase"), ("flash", "program"), ("disk", "write"), ("disk", "flush")}
+    assert kinds == {
+        ("flash", "erase"),
+        ("flash", "program"),
+        ("disk", "write"),
+        ("disk", "flush"),
+    }
 
 
 def test_a_missing_flush_would_be_found(monkeypatch):

@@ -5,10 +5,10 @@ import zlib
 from errno import EIO, ENODEV, ETIMEDOUT
 
 import pytest
-from fakes import board as sim
-from fakes import scenarios
 
 import lifeboat
+from fakes import board as sim
+from fakes import scenarios
 
 NEW, OLD = scenarios.NEW, scenarios.OLD
 SIZE = sim.ERASE
@@ -45,7 +45,7 @@ def reasons(report):
 
 
 def forge(good, bad_at):
-    """Return a block with the CRC-32 of good, that differs: four bytes after bad_at make up for it.
+    """Return another block with the CRC-32 of good: four bytes after bad_at make up for it.
 
     CRC-32 is linear, so the four bytes follow from 32 equations over GF(2).
     """

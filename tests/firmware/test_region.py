@@ -6,10 +6,10 @@ import zlib
 from errno import EIO, EPERM, ETIMEDOUT
 
 import pytest
+
 from fakes import board as sim
 from fakes import gpt as tables
 from fakes.disk import RamDisk, dead, gone, hung
-
 from lifeboat import region as regions
 from lifeboat.errors import LifeboatError
 from lifeboat.manifest import Manifest

@@ -1,0 +1,130 @@
+"""The import graph of the firmware runs one way, and firmware and host share no code."""
+
+import ast
+
+import pytest
+
+from cpython_floor import ROOT
+
+FIRMWARE = ROOT / "firmware" / "lifeboat"
+HOST = ROOT / "host_tools" / "lifeboat_host"
+
+# Each level imports from levels below its own; those of a level that do import each other (the
+# modules of the flow share their data types) have a place of their own in the order.
+LEVELS = [
+    {"__init__"},
+    {"boot"},
+    {"creating", "recovery", "partitioning"},
+    {"checking", "inspecting", "report"},
+    {"region", "codeflash"},
+    {"manifest", "gpt"},
+    {"drivers.ahci", "drivers.cfi"},
+    {"blockdev", "errors", "kernels", "drivers"},
+    {"kernels_plain", "kernels_rv32", "kernels_viper_crc"},
+    {"kernels_viper"},
+]
+
+# What MicroPython supplies.
+BUILT_IN = {
+    "array", "binascii", "errno", "hashlib", "json", "machine", "micropython", "os", "struct", "sys",
+    "time", "uctypes", "vfs",
+}  # fmt: skip
+
+
+def name_of(path):
+    name = ".".join(path.relative_to(FIRMWARE).with_suffix("").parts)
+    return name[: -len(".__init__")] if name.endswith(".__init__") else name
+
+
+def modules():
+    return {name_of(path): path for path in sorted(FIRMWARE.rglob("*.py"))}
+
+
+def imports(name, path):
+    """Return (modules of lifeboat, other top modules) that a file imports, wherever it does."""
+    own, other = set(), set()
+    known = modules()
+
+    def note(dotted, names=()):
+        # from . import x, from .x import y, from lifeboat.x import y
+        for candidate in (dotted + "." + n if dotted else n for n in names):
+            if candidate in known:
+                own.add(candidate)
+                return
+        own.add(dotted if dotted in known else "__init__")
+
+    package = name.split(".")[:-1] if name != "__init__" else []
+    if path.name == "__init__.py" and name != "__init__":
+        package = name.split(".")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "lifeboat":
+                    note(".".join(alias.name.split(".")[1:]))
+                else:
+                    other.add(alias.name.split(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            if node.level:
+                base = package[: len(package) - node.level + 1]
+                base += (node.module or "").split(".") if node.module else []
+                for n in names:
+                    note(".".join(base), [n])
+            elif node.module.split(".")[0] == "lifeboat":
+                for n in names:
+                    note(".".join(node.module.split(".")[1:]), [n])
+            else:
+                other.add(node.module.split(".")[0])
+    return own - {name}, other
+
+
+def test_every_module_has_its_level():
+    assert sorted(modules()) == sorted(name for level in LEVELS for name in level)
+
+
+@pytest.mark.parametrize("name", modules())
+def test_imports_run_downwards_only(name):
+    level = {n: i for i, names in enumerate(LEVELS) for n in names}
+    own, _ = imports(name, modules()[name])
+    assert {n for n in own if level[n] <= level[name]} == set()
+
+
+def test_there_are_no_circles():
+    graph = {name: imports(name, path)[0] for name, path in modules().items()}
+    while graph:
+        leaves = {name for name, own in graph.items() if not own & set(graph)}
+        assert leaves, graph
+        for name in leaves:
+            del graph[name]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_the_firmware_needs_nothing_but_micropython(name):
+    assert imports(name, modules()[name])[1] <= BUILT_IN
+
+
+# Host modules with this ending are sent to a board and run there.
+ON_BOARD = "_device"
+
+
+@pytest.mark.parametrize("path", sorted(HOST.rglob("*.py")), ids=lambda p: p.stem)
+def test_the_host_tools_share_no_code_with_the_firmware(path):
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [node.module or ""] + [alias.name for alias in node.names]
+    assert not [n for n in names if n.endswith(ON_BOARD)]
+    if not path.stem.endswith(ON_BOARD):
+        assert not [n for n in names if n.split(".")[0] in ("lifeboat", "firmware")]
+
+
+def test_the_graph_is_read_rightly():
+    """The test itself: imports of every form that the sources use are seen."""
+    own, other = imports("boot", modules()["boot"])
+    assert {"checking", "creating", "region", "report", "errors"} <= own
+    assert {"time", "machine", "vfs", "os", "sys"} <= other
+    assert imports("region", modules()["region"])[0] >= {"gpt", "blockdev", "manifest"}
+    assert imports("drivers.ahci", modules()["drivers.ahci"])[0] == {"kernels"}
+    assert "kernels_rv32" in imports("kernels", modules()["kernels"])[0]
