@@ -12,11 +12,12 @@ from .kernels import crc32
 from .manifest import MAX_SIZE, Manifest
 
 # format.md section 3: magic major minor header_size lba_size set_id region_id start_lba sectors
-# member_index member_count slot_count slot_size - crc
-HEADER = "<8sBBHI16s16sQQHHIQ428xI"
+# member_index member_count slot_count slot_size. The CRC at the record's end is read by itself:
+# struct takes padding byte by byte.
+HEADER = "<8sBBHI16s16sQQHHIQ"
 # magic major minor header_size slot region_id build_id generation manifest_size block_size
-# block_count - crc
-COMMIT = "<8sBBHI16s32sIIII428xI"
+# block_count
+COMMIT = "<8sBBHI16s32sIIII"
 
 TYPE_GUID = b"\xc2\x90\x36\x18\x09\x85\xae\x4d\xa1\x60\xc2\xb9\xcf\x3b\x08\x28"
 GENERATION_LIMIT = const(0xFFFFFFEF)
@@ -46,7 +47,7 @@ def make_header(
     """Put a region header into unit, a bytearray of UNIT zero bytes."""
     pack_into(
         HEADER, unit, 0, b"LBREGION", _MAJOR, 0, _RECORD, lba_size, set_id, region_id,
-        start, sectors, member, members, slots, slot_size, 0,
+        start, sectors, member, members, slots, slot_size,
     )  # fmt: skip
     pack_into("<I", unit, _RECORD - 4, crc32(memoryview(unit)[: _RECORD - 4]))
 
@@ -58,7 +59,7 @@ class Commit:
         _check(buf, "commit", b"LBCOMMIT")
         (
             _, _, _, _, where, region_id, self.build, self.generation,
-            self.manifest_size, self.block_size, self.block_count, _,
+            self.manifest_size, self.block_size, self.block_count,
         ) = unpack_from(COMMIT, buf, 0)  # fmt: skip
         if where != slot or region_id != region.region_id:
             raise LifeboatError("commit-field", "copied from another place")
@@ -94,7 +95,7 @@ class Region:
         _check(header, "region", b"LBREGION")
         (
             _, _, _, _, lba_size, self.set_id, self.region_id, self.start, self.sectors,
-            self.member, self.members, self.slots, self.slot_size, _,
+            self.member, self.members, self.slots, self.slot_size,
         ) = unpack_from(HEADER, header, 0)  # fmt: skip
         count, size = geometry(disk)
         if lba_size != size or not self.sectors or self.start + self.sectors > count:
@@ -148,9 +149,12 @@ class Region:
             if not good:
                 self.bad_copies.append(offset)
 
+    # The rest of the unit is zero when it starts with one and each byte equals the next.
     def _is_copy(self, unit):
         view = memoryview(unit)
-        return view[:_RECORD] == self.header and not any(view[_RECORD:])
+        if view[:_RECORD] != self.header or unit[_RECORD]:
+            return False
+        return view[_RECORD:-1] == view[_RECORD + 1 :]
 
     def mend_header(self, unit):
         """Rewrite the bad header copies and read them back; unit: scratch of UNIT bytes.
@@ -220,7 +224,7 @@ class Region:
         pack_into(
             COMMIT, unit, 0, b"LBCOMMIT", _MAJOR, 0, _RECORD, slot, self.region_id,
             manifest.build, generation, len(manifest.raw), manifest.block_size,
-            manifest.block_count, 0,
+            manifest.block_count,
         )  # fmt: skip
         pack_into("<I", unit, _RECORD - 4, crc32(memoryview(unit)[: _RECORD - 4]))
         self.write(self.slot_at(slot), unit)
