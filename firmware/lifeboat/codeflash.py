@@ -24,6 +24,7 @@ class CodeFlash:
         if block_size % 4096 or block_size % erase_size or count * erase_size % block_size:
             raise OSError(EINVAL)
         self._dev = Window(dev, 0, count)
+        self._mapped = self._dev.mapped
         self._per_block = block_size // erase_size
         self.block_size = block_size
         self.manifest_block = count // self._per_block - 1
@@ -35,7 +36,7 @@ class CodeFlash:
 
     def map(self, offset, size):
         """Return flash bytes [offset, offset + size): a view where mapped, else a copy in RAM."""
-        if self._dev.mapped:
+        if self._mapped:
             return self._dev.view(offset, size)
         buf = bytearray(size)
         self._read(offset, memoryview(buf))
@@ -52,7 +53,7 @@ class CodeFlash:
     def crc(self, block):
         """Return the CRC-32 of a whole block."""
         start, size = block * self.block_size, self.block_size
-        if self._dev.mapped:
+        if self._mapped:
             return crc32(self._dev.view(start, size))
         crc = 0
         for piece in self._pieces(start, start + size):
@@ -78,7 +79,7 @@ class CodeFlash:
         )
         rest = start + len(manifest.raw)
         end = start + self.block_size
-        if self._dev.mapped:
+        if self._mapped:
             return manifest, blank(self._dev.view(rest, end - rest))
         return manifest, all(blank(piece) for piece in self._pieces(rest, end))
 

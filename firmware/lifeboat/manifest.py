@@ -14,6 +14,9 @@ from .kernels import crc32
 HEADER = "<8sBBHIIIHHII4x32s24s32x"
 SEGMENT = "<24sIII12x"  # name kind offset size -
 
+_HEADER_SIZE = calcsize(HEADER)
+_SEGMENT_SIZE = calcsize(SEGMENT)
+
 MAX_SIZE = const(65536)
 ROMFS = const(2)
 _MAGIC = b"LBMANIF\n"
@@ -56,10 +59,10 @@ class Manifest:
             product,
             version,
         ) = unpack_from(HEADER, raw, 0)
-        crcs = header_size + segments * calcsize(SEGMENT)
+        crcs = header_size + segments * _SEGMENT_SIZE
         body = crcs + self.block_count * 36
         if (
-            header_size != calcsize(HEADER)
+            header_size != _HEADER_SIZE
             or total != len(raw)
             or total != body + signature_size + 4
             or total > self.block_size
@@ -86,12 +89,12 @@ class Manifest:
     # Checks just enough to believe total_size, and returns it.
     @staticmethod
     def _size(head):
-        if len(head) < calcsize(HEADER) or bytes(head[:8]) != _MAGIC:
+        if len(head) < _HEADER_SIZE or bytes(head[:8]) != _MAGIC:
             raise LifeboatError("manifest-magic")
         if head[8] != _MAJOR:
             raise LifeboatError("manifest-version", str(head[8]))
         size = unpack_from("<I", head, 12)[0]
-        if not calcsize(HEADER) <= size <= MAX_SIZE:
+        if not _HEADER_SIZE <= size <= MAX_SIZE:
             raise LifeboatError("manifest-size", str(size))
         return size
 
@@ -119,7 +122,7 @@ class Manifest:
         names = set()
         end = 0
         for i in range(count):
-            at = offset + i * calcsize(SEGMENT)
+            at = offset + i * _SEGMENT_SIZE
             name, kind, start, size = unpack_from(SEGMENT, self.raw, at)
             name = _text(name)
             if name in names or start % 16 or start < end or not size:
