@@ -21,7 +21,7 @@ from lifeboat_host.formats import Manifest
 from lifeboat_host.output import Output
 from lifeboat_host.qemu import Board
 
-_APPS = Path(__file__).with_name("apps")
+_APPS = "host_tools/lifeboat_host/apps"
 _APP_LINES = ("app: cache", "app: health")
 _DISK_SIZE = 256 << 20
 
@@ -47,7 +47,7 @@ class Stage:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.manifest = image.build(
-            [image.Source("os", payload), image.Source("apps", _APPS)],
+            [image.Source("os", payload), image.Source("apps", boards.root() / _APPS)],
             self.flash,
             product=self.spec.product,
             version="1.0",
