@@ -73,7 +73,9 @@ class RamDisk:
             return
         size = self.size
         n = self.writes
-        pieces = [(n, lba + i, bytes(buf[i * size : (i + 1) * size])) for i in range(len(buf) // size)]
+        pieces = [
+            (n, lba + i, bytes(buf[i * size : (i + 1) * size])) for i in range(len(buf) // size)
+        ]
         self.power.operation(self.name, "write", lba, lambda: self._tear(pieces))
         self.writes += 1
         for piece in pieces:

@@ -1,6 +1,6 @@
 """NOR flash in RAM: programming clears bits, only an erase sets them, both can be torn."""
 
-from errno import EIO, EINVAL
+from errno import EINVAL, EIO
 
 from fakes.power import Power
 

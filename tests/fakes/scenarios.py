@@ -7,10 +7,9 @@ import hashlib
 import struct
 from binascii import crc32
 
+import lifeboat
 from fakes import board as sim
 from fakes.power import Power, PowerCut
-
-import lifeboat
 
 NEW = sim.image(seed=1, version="2.0")
 OLD = sim.image(seed=2, version="1.0")
@@ -83,7 +82,7 @@ class Scenario:
         return board
 
     def undisturbed(self):
-        """Return the flash that a power-on without a cut leaves, and how many operations it took."""
+        """Return the flash that a power-on without a cut leaves, and its number of operations."""
         board = self.board()
         assert lifeboat.power_on(board).verdict == "RUN"
         return bytes(board.nor.data), board.power.count

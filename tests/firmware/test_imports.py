@@ -9,8 +9,7 @@ from cpython_floor import ROOT
 FIRMWARE = ROOT / "firmware" / "lifeboat"
 HOST = ROOT / "host_tools" / "lifeboat_host"
 
-# Each level imports from levels below its own; those of a level that do import each other (the
-# modules of the flow share their data types) have a place of their own in the order.
+# A module imports from the levels below its own only.
 LEVELS = [
     {"__init__"},
     {"boot"},
@@ -26,8 +25,8 @@ LEVELS = [
 
 # What MicroPython supplies.
 BUILT_IN = {
-    "array", "binascii", "errno", "hashlib", "json", "machine", "micropython", "os", "struct", "sys",
-    "time", "uctypes", "vfs",
+    "array", "binascii", "errno", "hashlib", "json", "machine", "micropython", "os", "struct",
+    "sys", "time", "uctypes", "vfs",
 }  # fmt: skip
 
 
