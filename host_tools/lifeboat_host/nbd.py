@@ -359,7 +359,7 @@ class Lab(AbstractContextManager["Lab"]):
     on_cut: called once at the cut, from a server thread, before any answer is sent:
         it must stop the client (kill QEMU) and must not wait for the lab.
     counted: operation codes that count; reads do not, unless asked for.
-    log: every operation, in order.
+    log: every operation, in order. The first three may be set later, too.
     """
 
     def __init__(
@@ -377,9 +377,9 @@ class Lab(AbstractContextManager["Lab"]):
         self.log: list[Op] = []
         self.exports: list[Export] = []
         self.cut_op: Op | None = None
-        self._cut_at = cut_at
-        self._torn = torn
-        self._on_cut = on_cut
+        self.cut_at = cut_at
+        self.torn = torn
+        self.on_cut = on_cut
         self._counted = counted
         self._torn_write: tuple[Store, int, Data] | None = None
 
@@ -400,17 +400,17 @@ class Lab(AbstractContextManager["Lab"]):
                 number = self.count
             op = Op(number, export.name, OP_NAMES[kind], fua, offset, size)
             self.log.append(op)
-            if number and number == self._cut_at:
+            if number and number == self.cut_at:
                 self.cut_op = op
-                if self._torn and new:
-                    self._torn_write = (export.store, offset, new[: self._torn])
+                if self.torn and new:
+                    self._torn_write = (export.store, offset, new[: self.torn])
                 self._die()
             return op
 
     def _die(self) -> None:
         self.dead = True
-        if self._on_cut:
-            self._on_cut()
+        if self.on_cut:
+            self.on_cut()
         self.cut.set()
         raise EOFError
 
