@@ -73,8 +73,10 @@ class Window:
 
     def view(self, offset, length):
         """Return a view of the window's bytes [offset, offset + length), without a copy."""
-        self._check(0, offset, length)
-        return self._dev.view(self._first * self.size + offset, length)
+        size = self.size
+        if offset < 0 or length < 0 or offset + length > self.count * size:
+            raise OSError(EPERM)
+        return self._dev.view(self._first * size + offset, length)
 
 
 class Scratch:
