@@ -1,0 +1,1 @@
+"""Tests that MicroPython's unix port runs."""

@@ -1,0 +1,126 @@
+"""Power-ons of several geometries, judged here; one line per geometry."""
+
+import sys
+
+import lifeboat
+from fakes import board as sim
+from fakes import gpt
+from fakes.disk import dead, gone, hung
+
+# (members, slots, bytes per sector, block size, whether the flash is mapped)
+SHAPES = (
+    (1, 2, 512, 4096, True), (2, 3, 512, 8192, False), (2, 2, 4096, 20480, True),
+    (1, 3, 4096, 4096, False), (6, 2, 512, 4096, True),
+)  # fmt: skip
+
+
+def power_on(board, verdict, **want):
+    report = lifeboat.power_on(board)
+    assert report.verdict == verdict, report.data
+    for key in want:
+        assert report.data[key] == want[key], (key, report.data)
+    return report
+
+
+def states(report):
+    return {m["state"] for m in report.data["members"]}
+
+
+def flow(members, slots, sector, block, mapped):
+    old = sim.image(seed=6, block=block, version="1.0")
+    new = sim.image(seed=5, block=block, version="2.0")
+    shape = {"members": members, "slots": slots, "sector": sector, "block": block}
+    board = sim.SimBoard(bytearray(old), mapped=mapped, **shape)
+    nor = board.nor
+
+    assert states(power_on(board, "RUN", erases=0)) == {"created"}
+    before = board.power.count
+    assert states(power_on(board, "RUN", erases=0, disk_writes=0, reasons=[])) == {"level"}
+    assert board.power.count == before
+
+    nor.data[:] = new
+    assert states(power_on(board, "RUN", version="2.0", erases=0)) == {"created"}
+    for at in (0, 2 * block + 17, 6 * block - 1):
+        nor.data[at] ^= 0x80
+    power_on(board, "RUN", erases=3, bad=[[0, 1], [2, 1], [5, 1]], disk_writes=0)
+    assert nor.data == new
+    nor.data[8 * block + 100] ^= 1
+    power_on(board, "RUN", erases=1, bad=[[8, 1]], disk_writes=0)
+    nor.data[:] = b"\xff" * len(new)
+    power_on(board, "RUN", erases=7, version="2.0", disk_writes=0)
+    assert nor.data == new
+
+    for fault in (dead, hung, gone):
+        for disk in board.drives:
+            disk.fault = fault
+        assert states(power_on(board, "RUN_DEGRADED", erases=0)) == {"failed"}
+        nor.data[1] ^= 1
+        power_on(board, "RESCUE", erases=0)
+        for disk in board.drives:
+            disk.fault = None
+        power_on(board, "RUN", erases=1)
+    assert nor.data == new
+
+
+def partition():
+    board = sim.SimBoard(sim.image(), members=1, extra=400)
+    disk = board.drives[0]
+    disk.sectors.clear()
+    first = 128
+    gpt.both(disk, [(gpt.LIFEBOAT, first, first + sim.REGION // 512 - 1)])
+    sim.make_region(disk, first)
+    assert states(power_on(board, "RUN")) == {"created"}
+    board.nor.data[5] ^= 1
+    power_on(board, "RUN", erases=1)
+
+
+class Anything:
+    def __init__(self, error):
+        self.error = error
+
+    def __call__(self, *args):
+        raise self.error
+
+
+def exceptions():
+    for error in (OSError(5), OSError(), ValueError("x"), MemoryError(), KeyError(1)):
+        board = sim.SimBoard(sim.image())
+        board.disks = Anything(error)
+        power_on(board, "RUN_DEGRADED")
+        board = sim.SimBoard(sim.image())
+        board.drives[0].readblocks = Anything(error)
+        assert lifeboat.power_on(board).runs
+        board.flash = Anything(error)
+        power_on(board, "RESCUE")
+
+
+class Machine:
+    """What the unix port's machine module lacks."""
+
+    SOFT_RESET = 5
+    cause = 1
+
+    def reset_cause(self):
+        return self.cause
+
+
+def soft_reset():
+    board = sim.SimBoard(sim.image())
+    machine = sys.modules["machine"] = Machine()
+    first = lifeboat.start(board)
+    machine.cause = machine.SOFT_RESET
+    board.flash = None
+    again = lifeboat.start(board)
+    assert again is not first and again.data == first.data
+    assert lifeboat.report() is again
+
+
+for shape in SHAPES:
+    flow(*shape)
+    print("flow", *shape)
+partition()
+print("partition ok")
+exceptions()
+print("exceptions ok")
+soft_reset()
+print("soft reset ok")
