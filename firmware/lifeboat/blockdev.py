@@ -71,6 +71,16 @@ class Window:
         """Whether view() works: the device is memory mapped."""
         return hasattr(self._dev, "view")
 
+    def erase(self, first, count):
+        """Erase blocks; a device that has erase() itself may do many with one command."""
+        self._check(first, 0, count * self.size)
+        if not hasattr(self._dev, "erase"):
+            for block in range(first, first + count):
+                self.ioctl(ERASE, block)
+            return
+        self.erases += count
+        self._dev.erase(self._first + first, count)
+
     def view(self, offset, length):
         """Return a view of the window's bytes [offset, offset + length), without a copy."""
         size = self.size

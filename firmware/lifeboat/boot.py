@@ -23,7 +23,7 @@ from .creating import create, generation_for, mend
 from .errors import LifeboatError
 from .inspecting import inspect
 from .manifest import ROMFS
-from .recovery import act, assess
+from .recovery import act, assess, bad_copies
 from .region import UNIT
 from .report import RESCUE, RUN, RUN_DEGRADED, Report, runs
 
@@ -232,7 +232,7 @@ class _Session:
     def _back_up(self, manifest, plan):
         check(self.members, manifest)
         behind = [member for member in self.members if member.home and member.state != "level"]
-        for copy, block in plan.bad_copies if plan else ():
+        for copy, block in bad_copies(plan, self.scratch) if plan else ():
             self.report.reason("copy-bad", copy.member.name, "block %d" % block)
             args = self.flash, manifest, copy, block, self.scratch.get()
             self._attempt(copy.member, self._mended(copy.member), mend, *args)
@@ -264,7 +264,8 @@ class _Session:
             member.state = "stale"
             self.report.reason(error.code, member.name, error.detail)
         except OSError as error:
-            member.fail(error)
+            member.state = "stale"
+            member.io_error(error)
             self.scratch.drop()
 
     def _finish(self, found):

@@ -4,7 +4,7 @@ from errno import EINVAL
 
 from micropython import const
 
-from .blockdev import ERASE, INIT, Window, geometry
+from .blockdev import INIT, Window, geometry
 from .kernels import blank, crc32
 from .manifest import Manifest
 
@@ -89,6 +89,5 @@ class CodeFlash:
         Power cut: the block is torn, and found damaged by the next inspection.
         """
         first = block * self._per_block
-        for i in range(first, first + self._per_block):
-            self._dev.ioctl(ERASE, i)
+        self._dev.erase(first, self._per_block)
         self._dev.writeblocks(first, data, 0)

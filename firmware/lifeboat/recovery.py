@@ -86,6 +86,24 @@ def _complete(plan, members, scratch):
     return plan
 
 
+def bad_copies(plan, scratch):
+    """Return [(Copy, block)] of the copies of the plan's build that are to be rewritten.
+
+    Those that the repair met, and those of the same blocks that it did not need to read: what
+    rotted in flash is not to rest on a single good copy afterwards.
+    """
+    for copy in plan.copies[0]:
+        for block in plan.bad:
+            if not copy.member.home:
+                break
+            if plan.sources[block] is copy or (copy, block) in plan.bad_copies:
+                continue
+            want = plan.manifest.crc(block)
+            if not copy.read(block, scratch, lambda data, want=want: crc32(data) == want):
+                plan.bad_copies.append((copy, block))
+    return plan.bad_copies
+
+
 # Manifests in slots, as (manifest, Copy): those of committed slots first, sets with more
 # members before others, newer before older, one of each build.
 def _backups(members, accept):

@@ -53,14 +53,17 @@ class Rig:
         """Byte offset of the manifest block."""
         return self.manifest_block * self.spec.block_size
 
-    def make_image(self, size, version="1.0", seed=1):
+    def make_image(self, size, version="1.0", seed=1, blank_blocks=()):
         """Put an image with about `size` bytes of embedded code into the flash."""
         app = self.folder / "app"
         app.mkdir(exist_ok=True)
         (app / "main.py").write_text(self.app_source)
         block = self.spec.block_size
         os_size = min(size, self.spec.flash_size - block) - block
-        (self.folder / "os.bin").write_bytes(firmware_bytes(os_size, seed))
+        os_bytes = bytearray(firmware_bytes(os_size, seed))
+        for i in blank_blocks:
+            os_bytes[i * block : (i + 1) * block] = b"\xff" * block
+        (self.folder / "os.bin").write_bytes(os_bytes)
         made = image.build(
             [
                 image.Source("os", self.folder / "os.bin"),

@@ -174,6 +174,7 @@ class CFIFlash:
     # Erase the block that starts there, or not, and program whole words where they are not blank.
     def _write(self, start, words, erase):
         at = self._base + start
+        idle = self.programs
         mem32[at] = _CLEAR_STATUS
         try:
             if self._unlock:
@@ -187,10 +188,12 @@ class CFIFlash:
                 self._finish(at, self._erase_ms)
             self._program(start, words)
         finally:
-            # After Ctrl-C the chips may be busy still.
-            mem32[at] = _READ_STATUS
-            wait32(at, _READY, _READY, self._erase_ms)
-            mem32[at] = _CLEAR_STATUS
+            # After Ctrl-C the chips may be busy still. Where all was blank nothing was begun, and
+            # QEMU, which clears "ready" too when told to clear errors, would never be ready.
+            if erase or self._unlock or self.programs != idle:
+                mem32[at] = _READ_STATUS
+                wait32(at, _READY, _READY, self._erase_ms)
+                mem32[at] = _CLEAR_STATUS
             mem32[at] = _READ_ARRAY
 
     # Fill one write buffer after the other. All commands are addressed inside the buffer: chips
