@@ -96,7 +96,7 @@ def create(flash, manifest, member, generation, buf):
     """
     region = member.region
     if not region.fits(manifest):
-        raise LifeboatError("slot-small", member.name)
+        raise LifeboatError("slot-small", "%d bytes" % region.slot_size)
     size = manifest.block_size
     unit = buf[:UNIT]
     slot = _victim(member, buf)
