@@ -264,6 +264,7 @@ def test_a_record_with_a_small_lie_about_sizes_does_not_lead_a_repair_out_of_its
     board = Setup(NEW, members=2)
     disk = board.drives[0]
     small = 69632 + SIZE
+    disk.sectors.clear()
     sim.make_region(disk, member=0, members=2, slot=small)
     record = bytearray(sim.get(board.drives[1], scenarios.slot_of(board.drives[1], 0), 512))
     record[16:32] = b"\1" * 16
