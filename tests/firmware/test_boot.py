@@ -278,15 +278,6 @@ def test_a_member_without_room_stays_stale_though_its_header_was_mended():
     assert {"slot-small", "header-bad", "backup-none"} <= set(reasons(report))
 
 
-def test_a_foreign_backup_does_not_count_as_one():
-    board = backed_up(2)
-    sim.make_region(board.drives[1], set_id=b"X" * 16, member=0, members=1)
-    sim.make_region(board.drives[0], member=0, members=1, slot=73728)
-    report = lifeboat.power_on(board)
-    assert {m["state"] for m in report.data["members"]} & {"foreign"}
-    assert report.runs
-
-
 # Soft resets
 
 
