@@ -70,7 +70,7 @@ _CMD_FRE = const(0x0010)
 _CMD_FR = const(0x4000)
 _CMD_CR = const(0x8000)
 _IS_ERRORS = const(0x7D000000)  # TFES, HBFS, HBDS, IFS, INFS, OFS
-_TFD_ERR = const(0x01)
+_TFD_ERRORS = const(0x21)  # ERR, device fault
 _TFD_BUSY = const(0x88)  # BSY, DRQ
 _SERR_LINK = const(0x04010000)  # exchanged, PhyRdy changed
 _DET = const(0x0F)
@@ -308,7 +308,8 @@ class AHCIDisk:
                 return False
             sleep_ms(1)
 
-    # The first FIS of a device, its signature, says what it is. Receiving needs memory.
+    # The first FIS of a device, its signature, says what it is. Receiving needs memory, and that
+    # software has taken note of a new device (PxSERR.DIAG.X, 5.3.5).
     def _is_disk(self):
         port = self._port
         if not self._memory:
@@ -321,6 +322,8 @@ class AHCIDisk:
             mem32[port + _CLBU] = 0
             mem32[port + _FB] = at + 4 * _FIS
             mem32[port + _FBU] = 0
+        if not self._ready:
+            mem32[port + _SERR] = _ALL
         mem32[port + _CMD] |= _CMD_FRE
         return mem32[port + _SIG] & _ALL in (_SIG_ATA, _SIG_NONE)
 
@@ -351,7 +354,6 @@ class AHCIDisk:
             raise OSError(errno.ETIMEDOUT)
         if mem32[port + _SIG] & _ALL != _SIG_ATA:
             raise OSError(errno.ENODEV)
-        mem32[port + _SERR] = _ALL
         mem32[port + _IS] = _ALL
         mem32[port + _CMD] |= _CMD_ST
 
@@ -416,7 +418,7 @@ class AHCIDisk:
             self._halt()
             raise
         fence()
-        if not (self._intact() and poll32(self._tfd, _TFD_BUSY | _TFD_ERR, 0, 1)):
+        if not (self._intact() and poll32(self._tfd, _TFD_BUSY | _TFD_ERRORS, 0, 1)):
             self._note()
             self._recover()
             raise OSError(errno.EIO)
