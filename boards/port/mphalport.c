@@ -53,7 +53,7 @@ bool port_poll(void) {
     return took;
 }
 
-static uint64_t mtime(void) {
+uint64_t port_mtime(void) {
     uint32_t high, low;
     do {
         high = PORT_REG32(CLINT_MTIME + 4);
@@ -78,7 +78,7 @@ void port_wait_ms(unsigned ms) {
         return;
     }
     // With a full buffer the UART's interrupt stays pending, and would end every sleep.
-    uint64_t wake = mtime() + (uint64_t)MIN(ms, 1000) * TICKS_PER_MS;
+    uint64_t wake = port_mtime() + (uint64_t)MIN(ms, 1000) * TICKS_PER_MS;
     sleep_until(wake, ringbuf_free(&rx) ? MIE_EXTERNAL : 0);
     uint32_t irq = PORT_REG32(PLIC_CLAIM);
     port_poll();
@@ -112,7 +112,7 @@ int mp_hal_stdin_rx_chr(void) {
 mp_uint_t mp_hal_stdout_tx_strn(const char *str, size_t len) {
     for (size_t i = 0; i < len; i++) {
         while (!mach_uart_tx(str[i])) {
-            sleep_until(mtime() + TICKS_PER_MS, 0);
+            sleep_until(port_mtime() + TICKS_PER_MS, 0);
         }
     }
     return len;
@@ -121,11 +121,11 @@ mp_uint_t mp_hal_stdout_tx_strn(const char *str, size_t len) {
 // ---- time ----
 
 mp_uint_t mp_hal_ticks_ms(void) {
-    return mtime() / TICKS_PER_MS;
+    return port_mtime() / TICKS_PER_MS;
 }
 
 mp_uint_t mp_hal_ticks_us(void) {
-    return mtime() / TICKS_PER_US;
+    return port_mtime() / TICKS_PER_US;
 }
 
 // Clock cycles; under QEMU's -icount, exactly the instructions executed.
@@ -136,16 +136,16 @@ mp_uint_t mp_hal_ticks_cpu(void) {
 }
 
 void mp_hal_delay_us(mp_uint_t us) {
-    uint64_t wake = mtime() + (uint64_t)us * TICKS_PER_US;
-    while (mtime() < wake) {
+    uint64_t wake = port_mtime() + (uint64_t)us * TICKS_PER_US;
+    while (port_mtime() < wake) {
         sleep_until(wake, 0);
     }
 }
 
 void mp_hal_delay_ms(mp_uint_t ms) {
-    uint64_t wake = mtime() + (uint64_t)ms * TICKS_PER_MS;
+    uint64_t wake = port_mtime() + (uint64_t)ms * TICKS_PER_MS;
     uint64_t now;
-    while ((now = mtime()) < wake) {
+    while ((now = port_mtime()) < wake) {
         mp_event_wait_ms((wake - now + TICKS_PER_MS - 1) / TICKS_PER_MS);
     }
 }

@@ -32,6 +32,9 @@ extern uint8_t port_retained[PORT_RETAINED_SIZE];
 
 void port_console_init(void);
 
+// The CLINT's clock, in ticks of 1 / MACH_TIMEBASE_HZ seconds since reset.
+uint64_t port_mtime(void);
+
 // Take what the UART has received. True if there was something.
 bool port_poll(void);
 
