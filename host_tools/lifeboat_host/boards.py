@@ -31,7 +31,11 @@ def cache() -> Path:
 
 @dataclass(frozen=True)
 class BoardSpec:
-    """A board as its board.json describes it; sizes in bytes."""
+    """A board as its board.json describes it; sizes in bytes.
+
+    flash_kind: pflash, mtd. disk_kind: sata, sd. boot_base: where the machine's RAM stands in for
+    the boot stage's flash; None when that is a pflash too.
+    """
 
     id: str
     name: str
@@ -40,6 +44,9 @@ class BoardSpec:
     block_size: int
     qemu: str
     machine: tuple[str, ...]
+    flash_kind: str = "pflash"
+    disk_kind: str = "sata"
+    boot_base: int | None = None
 
     @property
     def firmware(self) -> Path:
@@ -55,8 +62,10 @@ class BoardSpec:
 
 
 def load(board: str = DEFAULT_BOARD) -> BoardSpec:
-    """The board of that id, from boards/<id>/board.json."""
+    """The board of that id, from boards/<id>/board.json; `qemu_` may be left out."""
     path = root() / "boards" / board / "board.json"
+    if not path.exists() and not board.startswith("qemu_"):
+        path = root() / "boards" / f"qemu_{board}" / "board.json"
     try:
         data = json.loads(path.read_text())
         return BoardSpec(
@@ -67,6 +76,9 @@ def load(board: str = DEFAULT_BOARD) -> BoardSpec:
             block_size=int(data["block_size"]),
             qemu=data["qemu"],
             machine=tuple(data["machine"]),
+            flash_kind=data["flash_kind"],
+            disk_kind=data["disk_kind"],
+            boot_base=data.get("boot_base"),
         )
     except FileNotFoundError:
         known = sorted(p.parent.name for p in (root() / "boards").glob("*/board.json"))

@@ -47,7 +47,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         action.add_argument("--board", default=boards.DEFAULT_BOARD, help="board id")
         action.add_argument("--flash", type=Path, help="code flash image")
         action.add_argument(
-            "--disk", type=Path, action="append", default=[], help="SATA disk image; repeat it"
+            "--disk", type=Path, action="append", default=[], help="disk image; repeat it"
         )
         action.set_defaults(run=run)
     for name, run, help_text in (

@@ -77,8 +77,21 @@ def machine_arguments(
     icount: value of -icount, such as `shift=0`. extra: further arguments.
     """
     arguments = [spec.qemu, *spec.machine, "-display", "none", "-monitor", "none", "-nodefaults"]
-    arguments += ["-drive", _pflash(0, boot_image(spec)) + ",readonly=on"]
-    arguments += ["-drive", _pflash(1, flash)]
+    if spec.boot_base is None:
+        arguments += ["-drive", _drive("pflash,unit=0", boot_image(spec)) + ",readonly=on"]
+    else:
+        boot = f"file={_escape(spec.firmware)},addr={spec.boot_base:#x}"
+        arguments += ["-device", f"loader,{boot},force-raw=on"]
+    interface = "pflash,unit=1" if spec.flash_kind == "pflash" else spec.flash_kind
+    arguments += ["-drive", _drive(interface, flash)]
+    arguments += _sata(drives) if spec.disk_kind == "sata" else _sd_card(spec, drives)
+    if icount:
+        arguments += ["-icount", icount]
+    return [*arguments, *extra]
+
+
+def _sata(drives: Sequence[Drive]) -> list[str]:
+    arguments = []
     for controller in range((len(drives) + _PORTS - 1) // _PORTS or 1):
         arguments += ["-device", f"ich9-ahci,id=ahci{controller}"]
     for number, drive in enumerate(drives):
@@ -97,9 +110,29 @@ def machine_arguments(
         }
         device = "".join(f",{key}={_escape(value)}" for key, value in properties.items())
         arguments += ["-blockdev", json.dumps(blockdev), "-device", f"ide-hd{device}"]
-    if icount:
-        arguments += ["-icount", icount]
-    return [*arguments, *extra]
+    return arguments
+
+
+def _sd_card(spec: BoardSpec, drives: Sequence[Drive]) -> list[str]:
+    cards = [drive for drive in drives if drive is not None]
+    if not cards:
+        return []
+    (card,) = cards[:1]
+    if len(cards) > 1 or isinstance(card, Sata):
+        raise LifeboatError(
+            "board-drives",
+            f"{spec.id} has one slot for an SD card and no SATA",
+            "give it one disk image",
+        )
+    if isinstance(card, (str, os.PathLike)) and os.path.isfile(card):
+        size = os.path.getsize(card)
+        if size & (size - 1) or not size:
+            raise LifeboatError(
+                "board-drives",
+                f"{os.fspath(card)}: {size} bytes, but QEMU wants a power of two for an SD card",
+                "make it larger with `truncate`, then make the region at its end anew",
+            )
+    return ["-drive", _drive("sd", card)]
 
 
 def _protocol(medium: Medium) -> dict[str, Any]:
@@ -111,18 +144,19 @@ def _protocol(medium: Medium) -> dict[str, Any]:
     return {"driver": "file", "filename": os.path.abspath(medium)}
 
 
-def _pflash(unit: int, medium: Medium) -> str:
-    """A -drive value: the machine's flashes take no -blockdev."""
+def _drive(interface: str, medium: Medium) -> str:
+    """A -drive value: devices that are soldered to the machine take no -blockdev."""
 
-    def flat(prefix: str, node: Mapping[str, Any]) -> str:
-        return "".join(
-            flat(f"{prefix}.{key}", value)
-            if isinstance(value, Mapping)
-            else f",{prefix}.{key}={_escape(value)}"
-            for key, value in node.items()
-        )
+    def flat(prefix: str, node: object) -> str:
+        if isinstance(node, bool):
+            node = "on" if node else "off"
+        if isinstance(node, Mapping):
+            return "".join(flat(f"{prefix}.{key}", value) for key, value in node.items())
+        if isinstance(node, (list, tuple)):
+            return "".join(flat(f"{prefix}.{i}", value) for i, value in enumerate(node))
+        return f",{prefix}={_escape(node)}"
 
-    return f"if=pflash,unit={unit},format=raw{flat('file', _protocol(medium))}"
+    return f"if={interface},format=raw{flat('file', _protocol(medium))}"
 
 
 def _escape(value: object) -> str:
@@ -166,7 +200,8 @@ class Qmp:
 class Board(AbstractContextManager["Board"]):
     """A QEMU board with its console on pipes. Switched on when entered as a context manager.
 
-    flash: the code flash's medium. drives: SATA ports in order, None for an empty one.
+    flash: the code flash's medium. drives: SATA ports in order, None for an empty one; or the one
+    SD card.
     `flash`, `drives`, `icount` and `extra` may be changed while the board is off.
     """
 

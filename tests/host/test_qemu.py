@@ -1,12 +1,13 @@
 """qemu.py and session.py, with a small script in QEMU's place."""
 
+import dataclasses
 import json
 import shlex
 import sys
 
 import pytest
 
-from lifeboat_host import nbd, qemu
+from lifeboat_host import boards, nbd, qemu
 from lifeboat_host.boards import BoardSpec
 from lifeboat_host.errors import LifeboatError
 
@@ -198,3 +199,75 @@ def test_the_command_line_is_quoted_for_a_shell(spec):
     assert "-icount shift=0 -no-reboot" in line
     assert "-chardev stdio" in line
     assert "qmp" not in line
+
+
+# --- a board with SPI media
+
+
+@pytest.fixture
+def sifive(spec):
+    return dataclasses.replace(spec, flash_kind="mtd", disk_kind="sd", boot_base=0x20000000)
+
+
+@pytest.fixture
+def card(tmp_path):
+    path = tmp_path / "card,1.img"
+    path.write_bytes(bytes(4096))
+    return path
+
+
+def test_the_boot_stage_may_be_loaded_and_flash_and_card_be_drives(sifive, card):
+    command = arguments(sifive, card, flash="a,b.img")
+    assert after("-device", command) == [
+        f"loader,file={sifive.firmware},addr=0x20000000,force-raw=on"
+    ]
+    flash, disk = after("-drive", command)
+    assert flash.startswith("if=mtd,format=raw,file.driver=file,file.filename=/")
+    assert flash.endswith("/a,,b.img")
+    assert disk.startswith("if=sd,format=raw,") and disk.endswith("/card,,1.img")
+    assert "-blockdev" not in command
+
+
+def test_an_sd_card_is_optional_and_in_any_place(sifive, card):
+    assert len(after("-drive", arguments(sifive))) == 1
+    assert len(after("-drive", arguments(sifive, None, card))) == 2
+
+
+@pytest.mark.parametrize("drives", [["a", "b"], [qemu.Sata("a")]])
+def test_more_than_one_card_or_a_sata_disk_is_refused(sifive, drives):
+    with pytest.raises(LifeboatError, match="one slot for an SD card") as caught:
+        arguments(sifive, *drives)
+    assert caught.value.code == "board-drives"
+
+
+@pytest.mark.parametrize("size", [0, 4095, 3 << 20])
+def test_a_card_image_that_is_no_power_of_two_is_refused(sifive, card, size):
+    card.write_bytes(bytes(size))
+    with pytest.raises(LifeboatError, match=f"{size} bytes.*power of two") as caught:
+        arguments(sifive, card)
+    assert "truncate" in caught.value.hint
+
+
+def test_soldered_media_may_be_exports_or_anything_blockdev_knows(sifive):
+    with nbd.Lab() as lab:
+        export = lab.export("disk", nbd.MemoryStore(bytes(512)))
+        errors = [{"event": "none", "sector": 7, "once": True}]
+        faulty = {"driver": "blkdebug", "image": export_of(export), "inject-error": errors}
+        flash, disk = after("-drive", arguments(sifive, faulty, flash=export))
+    assert f"file.server.type=unix,file.server.path={export.path}" in flash
+    assert f"file.image.server.path={export.path}" in disk
+    assert disk.endswith("inject-error.0.sector=7,file.inject-error.0.once=on")
+
+
+def export_of(export):
+    return {"driver": "nbd", "server": {"type": "unix", "path": export.path}}
+
+
+def test_the_boards_of_the_tree_can_be_loaded(monkeypatch):
+    monkeypatch.delenv("LIFEBOAT_ROOT", raising=False)
+    virt, sifive = boards.load("qemu_virt"), boards.load("qemu_sifive_u")
+    assert (virt.flash_kind, virt.disk_kind, virt.boot_base) == ("pflash", "sata", None)
+    assert (sifive.flash_kind, sifive.disk_kind, sifive.boot_base) == ("mtd", "sd", 0x20000000)
+    assert boards.load("sifive_u") == sifive
+    with pytest.raises(LifeboatError, match="no board 'other'"):
+        boards.load("other")
