@@ -1,6 +1,8 @@
 """The hot loops, each in the fastest form this machine can run, chosen once at import.
 
     crc32(buf, crc=0)                   CRC-32 (IEEE), continues from crc
+    crc16(buf, crc=0)                   CRC-16 as SD cards use it (XMODEM: 0x1021, highest bit
+                                        first, from 0), continues from crc
     blank(buf)                          True when every byte is 0xFF (and when there are none)
     poll32(addr, mask, want, spins)     reads the device register at addr up to `spins` times,
                                         until (word & mask) == want; says whether that came
@@ -39,13 +41,13 @@ _SPINS = const(2000)
 _arch = getattr(sys.implementation, "_mpy", 0) >> 10 & 15
 
 if _arch == _RV32IMC:
-    from lifeboat.kernels_rv32 import blank, crc32, fence, poll32
+    from lifeboat.kernels_rv32 import blank, crc16, crc32, fence, poll32
     from lifeboat.kernels_viper import copy32
 elif _arch:
     from lifeboat.kernels_viper import blank, copy32, poll32
-    from lifeboat.kernels_viper_crc import crc32, fence
+    from lifeboat.kernels_viper_crc import crc16, crc32, fence
 else:
-    from lifeboat.kernels_plain import blank, copy32, crc32, fence, poll32
+    from lifeboat.kernels_plain import blank, copy32, crc16, crc32, fence, poll32
 
 
 # The register is looked at once more after the deadline: time may have passed while the machine

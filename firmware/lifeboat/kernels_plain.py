@@ -1,5 +1,6 @@
 """The hot loops of kernels.py without machine code: built-in functions and plain Python."""
 
+from array import array
 from binascii import crc32 as _crc32
 
 from machine import mem32
@@ -9,6 +10,22 @@ _ONES = b"\xff" * 256
 
 def crc32(buf, crc=0):
     return _crc32(buf, crc) & 0xFFFFFFFF
+
+
+# The CRC of two bytes XORed is their CRCs XORed: a bit's CRC at a time fills the table.
+_table16 = array("H", [0])
+_c = 0x1021
+for _ in range(8):
+    for _i in range(len(_table16)):
+        _table16.append(_table16[_i] ^ _c)
+    _c = _c << 1 ^ (0x11021 if _c & 0x8000 else 0)
+
+
+def crc16(buf, crc=0):
+    table = _table16
+    for byte in buf:
+        crc = (crc << 8 & 0xFF00) ^ table[crc >> 8 ^ byte]
+    return crc
 
 
 def blank(buf):

@@ -1,4 +1,4 @@
-"""CRC-32 of kernels.py for MicroPython's viper emitter, on 32-bit and 64-bit machines.
+"""CRC-32 and CRC-16 of kernels.py for MicroPython's viper emitter, on 32-bit and 64-bit machines.
 
 A file of its own so that a RISC-V board, which has kernels_rv32, can leave it out.
 """
@@ -8,14 +8,15 @@ A file of its own so that a RISC-V board, which has kernels_rv32, can leave it o
 
 import micropython
 
-from lifeboat.kernels_viper import crc_table
+from lifeboat.kernels_viper import crc16_table, crc_table
 
 _table = crc_table()
 
 
-# Eight bytes a turn from aligned addresses, the rest byte by byte. c comes and goes inverted.
+# Eight bytes a turn from aligned addresses, the rest byte by byte. A CRC-32 comes and goes
+# inverted, a CRC-16 with its bytes swapped.
 @micropython.viper
-def _crc32(p: ptr8, t: ptr32, n: int, c: uint) -> uint:
+def _crc(p: ptr8, t: ptr32, n: int, c: uint) -> uint:
     end = int(p) + n
     t1 = ptr32(int(t) + 1024)
     t2 = ptr32(int(t) + 2048)
@@ -47,7 +48,12 @@ def _crc32(p: ptr8, t: ptr32, n: int, c: uint) -> uint:
 
 
 def crc32(buf, crc=0):
-    return (_crc32(buf, _table, len(buf), crc ^ 0xFFFFFFFF) & 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return (_crc(buf, _table, len(buf), crc ^ 0xFFFFFFFF) & 0xFFFFFFFF) ^ 0xFFFFFFFF
+
+
+def crc16(buf, crc=0):
+    crc = _crc(buf, crc16_table(), len(buf), crc >> 8 | (crc & 255) << 8)
+    return crc >> 8 & 255 | (crc & 255) << 8
 
 
 # Machines that reorder memory and device accesses need more than this to do DMA.
