@@ -156,7 +156,24 @@ def large_reads(size, total):
             lba += sectors
 
     read()  # the host's cache is warm from here on
-    say({"insn": cost(read), "bytes": total})
+    say({"insn": cost(read)})
+
+
+def restore():
+    """Everything between the survey and whole flash, for the blocks that are bad."""
+    from lifeboat.blockdev import Scratch
+    from lifeboat.inspecting import inspect
+    from lifeboat.recovery import act, assess
+    from lifeboat.report import Report
+
+    o = Opened()
+    found = inspect(o.flash, o.product)
+    scratch = Scratch(len(o.buf))
+
+    def heal():
+        act(o.flash, assess(o.flash, found, o.members, o.product, scratch), scratch, Report())
+
+    say({"insn": cost(heal)})
 
 
 def restore_parts():
@@ -183,16 +200,11 @@ def restore_parts():
             total += cost(program, i)
         return total
 
-    say(
-        {
-            "read": o.each(read),
-            "verify": o.each(verify),
-            "erase": o.each(lambda i: driver.ioctl(_ERASE, i)),
-            "program": program_all(),
-            "read back": cost(damaged_blocks, o.flash, o.manifest),
-            "bytes": o.size,
-        }
-    )
+    found = {"read": o.each(read), "verify": o.each(verify)}
+    found["erase"] = o.each(lambda i: driver.ioctl(_ERASE, i))
+    found["program"] = program_all()
+    found["read back"] = cost(damaged_blocks, o.flash, o.manifest)
+    say(found)
 
 
 def backup():
@@ -220,35 +232,56 @@ def backup():
     found["read back"] = o.each(read_back)
     for name in "free slot", "old slot":
         found[name] = cost(create, flash, o.manifest, member, 2, buf)
-    found["bytes"] = o.size
     say(found)
 
 
 # How little heap a power-on needs.
 
 
-def try_heap(free, erase=()):
-    """Power on with `free` bytes of heap for lifeboat and the board, their modules included.
+def fill_heap(free):
+    """Return ballast that leaves one piece of `free` bytes of the heap."""
+    ballast = [None] * 400
+    gc.collect()
+    room = bytearray(free)
+    size = gc.mem_free()
+    i = 0
+    while size >= 16:
+        try:
+            ballast[i] = bytearray(size)
+            i += 1
+        except MemoryError:
+            size //= 2
+    del room
+    gc.collect()
+    return ballast
 
-    Prints the report, or null when memory was too short even for that.
-    """
-    import board
 
-    for block in erase:
+def try_heap(free, erased=()):
+    """Power on with `free` bytes of heap, after the modules were imported; says the report."""
+    import lifeboat.boot
+
+    board = new_board()
+    for block in erased:
         board.flash().ioctl(_ERASE, block)
-    reset_disks()
-    del board
-    forget("board", "lifeboat")
-    ballast = bytearray(gc.mem_free() - free)
-    found = None
+    board = new_board()
+    lifeboat.boot._last = None
+    ballast = fill_heap(free)
     try:
-        import board
-
-        import lifeboat
-
         found = lifeboat.power_on(board).data
     except MemoryError:
-        pass
+        found = None
     del ballast
     gc.collect()
     say(found)
+
+
+def modules():
+    """Say what the modules of lifeboat and the board take of the heap before any call."""
+    reset_disks()
+    forget("board", "lifeboat")
+    before = gc.mem_alloc()
+    import board  # noqa: F401
+    import lifeboat  # noqa: F401
+
+    gc.collect()
+    say(gc.mem_alloc() - before)
