@@ -106,21 +106,23 @@ class SPI:
         return bytes(buf)
 
     def readinto(self, buf, write=0):
-        self._check(_read(self._base, buf, write & 0xFF))
+        if not _read(self._base, buf, write & 0xFF):
+            self._failed()
 
     def write(self, buf):
-        self._check(_write(self._base, buf))
+        if not _write(self._base, buf):
+            self._failed()
 
     def write_readinto(self, write_buf, read_buf):
         if len(write_buf) != len(read_buf):
             raise ValueError("buffers must be the same length")
-        self._check(_exchange(self._base, write_buf, read_buf))
+        if not _exchange(self._base, write_buf, read_buf):
+            self._failed()
 
-    # After a transfer that did not end: what has not come by now never comes.
-    def _check(self, done):
-        if not done:
-            self._drain()
-            raise OSError(ETIMEDOUT)
+    # A transfer did not end: what has not come by now never comes.
+    def _failed(self):
+        self._drain()
+        raise OSError(ETIMEDOUT)
 
     def _drain(self):
         for _ in range(_FIFO):
