@@ -139,7 +139,8 @@ class _Session:
         mark = ticks_ms()
         self._find_members(found)
         plan = None
-        if found.damaged:
+        # Whole code of a newer format is not damage: a person has to decide about it.
+        if found.damaged and found.code != "manifest-version":
             plan = self._recover(found)
         now = ticks_ms()
         data["ms"]["recover"] = ticks_diff(now, mark)

@@ -43,13 +43,21 @@ class Manifest:
     """
 
     def __init__(self, raw):
-        self._size(raw)
+        total = self._size(raw)
+        if total != len(raw):
+            raise LifeboatError("manifest-size")
+        view = memoryview(raw)
+        if crc32(view[: total - 4]) != unpack_from("<I", raw, total - 4)[0]:
+            raise LifeboatError("manifest-crc")
+        # Only now: a damaged version number is damage, a whole manifest of another one is not.
+        if raw[8] != _MAJOR:
+            raise LifeboatError("manifest-version", str(raw[8]))
         (
             _,
             _,
             _,
             header_size,
-            total,
+            _,
             self.block_size,
             self.block_count,
             segments,
@@ -63,14 +71,10 @@ class Manifest:
         body = crcs + self.block_count * 36
         if (
             header_size != _HEADER_SIZE
-            or total != len(raw)
             or total != body + signature_size + 4
             or total > self.block_size
         ):
             raise LifeboatError("manifest-size")
-        view = memoryview(raw)
-        if crc32(view[: total - 4]) != unpack_from("<I", raw, total - 4)[0]:
-            raise LifeboatError("manifest-crc")
         if (
             self.block_size % 4096
             or not self.block_count
@@ -91,8 +95,6 @@ class Manifest:
     def _size(head):
         if len(head) < _HEADER_SIZE or bytes(head[:8]) != _MAGIC:
             raise LifeboatError("manifest-magic")
-        if head[8] != _MAJOR:
-            raise LifeboatError("manifest-version", str(head[8]))
         size = unpack_from("<I", head, 12)[0]
         if not _HEADER_SIZE <= size <= MAX_SIZE:
             raise LifeboatError("manifest-size", str(size))

@@ -307,5 +307,5 @@ def find(disk, lbas=()):
                 region.audit(unit)
                 return region
     if patient.failed:
-        raise OSError(EIO)
+        raise OSError(EIO, "unreadable")
     return None

@@ -1,6 +1,7 @@
 """Every row of the decision table in docs/recovery.md, on a board out of fakes."""
 
 import struct
+import zlib
 
 import pytest
 
@@ -14,6 +15,7 @@ GOOD = sim.image(seed=1, version="2.0")
 OLDER = sim.image(seed=2, version="1.0")
 OTHER = sim.manifest(sim.noise(3, sim.ERASE), product="another")
 MANIFEST_AT = (sim.BLOCKS - 1) * sim.ERASE
+MANIFEST_SIZE = struct.unpack_from("<I", GOOD, MANIFEST_AT + 12)[0]
 DAMAGED = 1, 4
 
 
@@ -54,6 +56,11 @@ def prepare(manifest, blocks, members):
         board.nor.data[MANIFEST_AT + 3000] = 0xFE
     if manifest == "bad":
         board.nor.data[MANIFEST_AT + 40] ^= 1
+    if manifest == "newer":
+        raw = bytearray(GOOD[MANIFEST_AT : MANIFEST_AT + MANIFEST_SIZE - 4])
+        raw[8] = 2
+        raw += struct.pack("<I", zlib.crc32(raw))
+        board.nor.data[MANIFEST_AT : MANIFEST_AT + MANIFEST_SIZE] = raw
     if manifest == "other":
         board.nor.data[MANIFEST_AT : MANIFEST_AT + len(OTHER)] = OTHER
     return board
@@ -65,7 +72,7 @@ def same_blocks(a, b):
 
 def test_the_table_has_every_combination():
     keys = {row[:3] for row in rows()}
-    assert len(keys) == len(rows()) == 4 * 2 * 7
+    assert len(keys) == len(rows()) == 5 * 2 * 7
 
 
 @pytest.mark.parametrize("row", rows(), ids="-".join)

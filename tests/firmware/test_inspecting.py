@@ -51,7 +51,7 @@ def test_bytes_after_the_manifest_are_padding_to_repair_but_the_code_is_intact()
     [
         ("manifest-magic", "sim", 0, 0xFF),
         ("manifest-crc", "sim", 200, 0),
-        ("manifest-version", "sim", 8, 2),
+        ("manifest-crc", "sim", 8, 2),
         ("manifest-size", "sim", 13, 0xFF),
         ("manifest-product", "other", 9, 0),
     ],
