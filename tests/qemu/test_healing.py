@@ -16,8 +16,11 @@ def ten_flipped_bits(rig, rng, used):
 
 
 def erased_block(rig, rng, used):
-    block = rng.randrange(rig.blocks)
-    return [(block * rig.spec.block_size, b"\xff" * rig.spec.block_size)]
+    size = rig.spec.block_size
+    blank = b"\xff" * size
+    # Real firmware has blank blocks of its own.
+    filled = [i for i in range(rig.blocks) if rig.good[i * size : (i + 1) * size] != blank]
+    return [(rng.choice(filled) * size, blank)]
 
 
 def thousand_random_bytes(rig, rng, used):
