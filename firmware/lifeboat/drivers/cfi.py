@@ -177,6 +177,9 @@ class CFIFlash:
         idle = self.programs
         mem32[at] = _CLEAR_STATUS
         try:
+            # While one chip is busy still, the other would take half of a command.
+            mem32[at] = _READ_STATUS
+            self._finish(at, self._program_ms)
             if self._unlock:
                 mem32[at] = _LOCK_SETUP
                 mem32[at] = _CONFIRM

@@ -548,9 +548,11 @@ def test_a_port_that_does_not_stop_is_reset(ready, clock):
 def test_a_disk_that_fails_again_while_it_is_reset_stays_out(ready):
     device, port = ready()
     failed = Outcome(status=DRDY | ERR | BSY, error=0x04)
-    port.plan = [failed, failed]
+    port.plan = [failed] * 5
     refuses(errno.EIO, device.readblocks, 0, bytearray(512))
+    assert [c.code for c in port.commands] == [Disk.READ_EXT, Disk.IDENTIFY]
     refuses(errno.ENODEV, device.readblocks, 0, bytearray(512))
+    port.plan = []
     device.ioctl(1, 0)
     works(device)
 
