@@ -237,6 +237,8 @@ class SPINOR:
             kind = head[0] | head[7] << 8
             length = head[3]
             at = head[4] | head[5] << 8 | head[6] << 16
+            if head[2] != 1:
+                continue
             if kind == 0xFF00 and length >= 9:
                 basic = self._table(at, 4 * min(length, 16))
             elif kind == 0xFF84 and length >= 2:
