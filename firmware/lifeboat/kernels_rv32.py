@@ -20,8 +20,8 @@ from lifeboat.kernels_viper import crc16_table, crc_table
 _table = crc_table()
 
 
-# Slice-by-8 over a3 bytes at a2, word-aligned and a multiple of 8 bytes, not empty. The bases a4 and a5
-# point into the middle of four tables each, so that all lie within a 12-bit offset.
+# Slice-by-8 over a3 bytes at a2, word-aligned and a multiple of 8 bytes, not empty. The bases a4
+# and a5 point into the middle of four tables each, so that all lie within a 12-bit offset.
 @micropython.asm_rv32
 def _words(a0, a1, a2, a3):
     add(a3, a2, a3)
