@@ -88,15 +88,16 @@ def power_on(board):
     return result
 
 
-def segments(board):
-    """Yield (name, kind, data) for each segment of the code in flash.
+def segments(board, wanted=None):
+    """Yield (name, kind, data) for each segment of the code in flash, or each of the kind wanted.
 
     data is a view of memory-mapped flash, else a copy. For use after a verdict that runs;
     raises LifeboatError or OSError as the manifest and the driver do.
     """
     flash = CodeFlash(board.flash(), board.BLOCK_SIZE)
     for name, kind, offset, size in flash.manifest()[0].segments:
-        yield name, kind, flash.map(offset, size)
+        if wanted is None or kind == wanted:
+            yield name, kind, flash.map(offset, size)
 
 
 def mount(board):
@@ -107,14 +108,13 @@ def mount(board):
     import vfs
 
     first = True
-    for name, kind, data in segments(board):
-        if kind == ROMFS:
-            path = "/" + name
-            vfs.mount(vfs.VfsRom(data), path)
-            if first:
-                os.chdir(path)
-                sys.path.insert(0, path)
-                first = False
+    for name, _, data in segments(board, ROMFS):
+        path = "/" + name
+        vfs.mount(vfs.VfsRom(data), path)
+        if first:
+            os.chdir(path)
+            sys.path.insert(0, path)
+            first = False
 
 
 # One power-on. What the four steps hand to each other, and the report they fill.
