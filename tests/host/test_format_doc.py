@@ -1,10 +1,15 @@
 """The tables of docs/format.md are equal to those of the implementations."""
 
 import re
+import struct
+import uuid
 from pathlib import Path
 
 import pytest
 
+from lifeboat import manifest as firmware_manifest
+from lifeboat import partitioning
+from lifeboat import region as firmware_region
 from lifeboat_host import formats
 
 DOC = Path(__file__).parents[2] / "docs" / "format.md"
@@ -60,3 +65,39 @@ def test_the_host_tools_have_the_constants_of_the_page():
     assert f"at least {formats.SPARE_MIN} when made" in page
     assert f"1 to 0x{formats.GENERATION_MAX:X};" in page
     assert "; ".join(f"{i}: {kind}" for i, kind in enumerate(formats.KINDS)) in page
+
+
+def firmware_sizes(layout):
+    """Sizes of the fields of one of the firmware's struct formats, all of them little-endian."""
+    assert layout[0] == "<"
+    return [
+        struct.calcsize("<" + code) for code in re.findall(r"\d+[sx]|[BHIQ]", layout.lstrip("<"))
+    ]
+
+
+@pytest.mark.parametrize(
+    "name, layout",
+    [
+        ("manifest", firmware_manifest.HEADER),
+        ("segment", firmware_manifest.SEGMENT),
+        ("region", firmware_region.HEADER),
+        ("commit", firmware_region.COMMIT),
+    ],
+)
+def test_the_firmware_has_the_tables_of_the_page(name, layout):
+    sizes = firmware_sizes(layout)
+    rows = TABLES[name]
+    assert sizes == [size for _, size, _ in rows[: len(sizes)]]
+    assert {field for _, _, field in rows[len(sizes) :]} <= {"reserved", "crc"}
+
+
+def test_the_firmware_has_the_constants_of_the_page():
+    page = DOC.read_text()
+    assert firmware_region.TYPE_GUID == uuid.UUID(formats.PARTITION_TYPE).bytes_le
+    assert f"1 to 0x{firmware_region.GENERATION_LIMIT:X};" in page
+    assert f"block `i` of the code at {firmware_region.SLOT_DATA} + " in page
+    assert f"is at most {firmware_manifest.MAX_SIZE} and" in page
+    assert f"at least {partitioning._SPARE} when made" in page
+    size = partitioning.region_size(1 << 20, 2)
+    slot = firmware_region.SLOT_DATA + (1 << 20)
+    assert size == firmware_region.UNIT * 3 + 2 * slot + partitioning._SPARE
