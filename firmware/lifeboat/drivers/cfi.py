@@ -77,6 +77,7 @@ class CFIFlash:
     def __init__(self, base):
         self._base = base
         self.erases = self.programs = self.status = 0
+        self._late = False  # chips were still busy when last waited for
         query = bytearray(_QUERY_END)
         mem32[base + 4 * _QUERY_AT] = _QUERY
         try:
@@ -177,9 +178,10 @@ class CFIFlash:
         idle = self.programs
         mem32[at] = _CLEAR_STATUS
         try:
-            # While one chip is busy still, the other would take half of a command.
-            mem32[at] = _READ_STATUS
-            self._finish(at, self._program_ms)
+            if self._late:
+                # While one chip is busy still, the other would take half of a command.
+                mem32[at] = _READ_STATUS
+                self._finish(at, self._program_ms)
             if self._unlock:
                 mem32[at] = _LOCK_SETUP
                 mem32[at] = _CONFIRM
@@ -191,13 +193,16 @@ class CFIFlash:
                 self._finish(at, self._erase_ms)
             self._program(start, words)
         finally:
-            # After Ctrl-C the chips may be busy still. Where all was blank nothing was begun, and
-            # QEMU, which clears "ready" too when told to clear errors, would never be ready.
-            if erase or self._unlock or self.programs != idle:
-                mem32[at] = _READ_STATUS
-                wait32(at, _READY, _READY, self._erase_ms)
-                mem32[at] = _CLEAR_STATUS
-            mem32[at] = _READ_ARRAY
+            # After Ctrl-C the chips may be busy still, and it may come again. Where all was blank
+            # nothing was begun, and QEMU, which clears "ready" too when told to clear errors,
+            # would never be ready.
+            try:
+                if erase or self._unlock or self.programs != idle:
+                    mem32[at] = _READ_STATUS
+                    wait32(at, _READY, _READY, self._erase_ms)
+                    mem32[at] = _CLEAR_STATUS
+            finally:
+                mem32[at] = _READ_ARRAY
 
     # Fill one write buffer after the other. All commands are addressed inside the buffer: chips
     # allow the whole block, QEMU does not.
@@ -241,6 +246,7 @@ class CFIFlash:
         mem32[at] = _READ_STATUS
         status = mem32[at]
         ready = status & _READY == _READY
+        self._late = not ready
         status |= status >> 16
         if ready and not status & _FAILED:
             return
