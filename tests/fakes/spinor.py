@@ -74,6 +74,8 @@ class Chip:
         self._old = {}
         self._selected = False
         self._in = bytearray()
+        self._quiet = False  # what was selected for drives nothing
+        self._reading = None  # address of the next byte of memory that is read
 
     @property
     def fault(self):
@@ -106,7 +108,9 @@ class Chip:
 
     def _cell(self, blocks, at):
         byte = blocks[at >> 12][at & 4095] if at >> 12 in blocks else 0xFF
-        return byte & ~self.stuck_low.get(at, 0) | self.stuck_high.get(at, 0)
+        if self.stuck_low or self.stuck_high:
+            byte = byte & ~self.stuck_low.get(at, 0) | self.stuck_high.get(at, 0)
+        return byte
 
     # The bus.
 
@@ -116,6 +120,8 @@ class Chip:
             if self._selected:
                 self.misuse.append("selected twice")
             self._in = bytearray()
+            self._quiet = False
+            self._reading = None
         elif self._selected and self._in and self._fault not in ("ff", "00"):
             self._execute(self._in)
         self._selected = level == 0
@@ -129,14 +135,19 @@ class Chip:
             return 0
         if self._fault == "ff":
             return 0xFF
-        before = len(self._in)
-        if before < 600:  # more is only ever read
-            self._in.append(byte)
-        if not before:
-            self._reading = 0
+        if self._reading is not None:
+            return self._next()
+        self._in.append(byte)
+        if self._quiet:
             return 0xFF
-        answer = self._answer(self._in[0], before)
+        n = len(self._in) - 1
+        answer = self._answer(self._in[0], n) if n else None
         return 0xFF if answer is None else answer
+
+    def _next(self):
+        at = self._reading
+        self._reading = (at + 1) % self.size
+        return self._cell(self._old if self._fault == "stale" else self.blocks, at)
 
     # What the chip drives while byte `n` is clocked in, None when nothing.
     def _answer(self, op, n):
@@ -156,23 +167,15 @@ class Chip:
         if op in self.registers and n == 1:
             return self.registers[op]
         if op == 0x5A and self.sfdp is not None and n > 4:
-            if n == 5:
-                self._reading = int.from_bytes(self._in[1:4], "big")
-            at = self._reading
-            self._reading += 1
+            at = int.from_bytes(self._in[1:4], "big") + n - 5
             return self.sfdp[at] if at < len(self.sfdp) else 0xFF
         base, width = self._decode(op)
-        if base not in (0x03, 0x0B):
+        self._quiet = base not in (0x03, 0x0B, 0x5A)
+        if base not in (0x03, 0x0B) or n < 1 + width + (base == 0x0B):
             return None
-        first = 1 + width + (base == 0x0B)
-        if n < first:
-            return None
-        if n == first:
-            self._reading = self._address(width)
-            self.log.append((op, self._reading))
-        at = self._reading
-        self._reading = (at + 1) % self.size
-        return self._cell(self._old if self._fault == "stale" else self.blocks, at)
+        self._reading = self._address(width)
+        self.log.append((op, self._reading))
+        return self._next()
 
     # Each look at the status takes a part of the time that an operation takes.
     def _look(self):
@@ -283,8 +286,9 @@ class Chip:
             for i in range(len(data)):
                 latch[(at + i) & 255] = data[i]
             block = self._block(page)
+            page %= 4096
             for i in range(256):
-                block[page % 4096 + i] &= latch[i]
+                block[page + i] &= latch[i]
 
     def _erase(self, op, at, n):
         if at % n:
