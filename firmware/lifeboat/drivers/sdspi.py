@@ -467,9 +467,11 @@ class SDCard:
             raise OSError(errno.ENODEV)
         return True
 
-    # Whether the card counts its addresses in blocks (5.1): high or extended capacity.
+    # Whether the card counts its addresses in blocks (5.1): high or extended capacity. QEMU's says
+    # that it is idle still.
     def _ask_capacity(self):
-        self._ask(_READ_OCR, 0)
+        r1 = self._command(_READ_OCR, 0)
+        self._judge(0 if r1 == _IDLE else r1, 0)
         return self.spi.read(4, 0xFF)[0] & _CCS
 
     # CID (5.2). Nothing depends on it.
