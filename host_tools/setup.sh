@@ -359,8 +359,16 @@ unix_hint() {
 
 # ---- firmware ----
 
+# The boards of our port.
+firmware_boards() {
+    for header in "$LIFEBOAT_ROOT"/boards/*/mach.h; do
+        basename "$(dirname "$header")"
+    done
+}
+
 firmware_text() {
-    echo "build the firmware of the board qemu_virt (half a minute, less after small changes)"
+    echo "build the firmware of the boards $(firmware_boards | paste -sd " ")" \
+        "(half a minute each, less after small changes)"
 }
 
 # Make knows what to do; this only says whether it is worth asking.
@@ -373,14 +381,18 @@ firmware_key() {
 }
 
 firmware_there() {
-    [ -f "$LIFEBOAT_CACHE/boards/qemu_virt/firmware.bin" ]
+    for board in $(firmware_boards); do
+        [ -f "$LIFEBOAT_CACHE/boards/$board/firmware.bin" ] || return 1
+    done
 }
 
 firmware_do() {
-    mkdir -p "$LIFEBOAT_CACHE/boards/qemu_virt"
     port=$LIFEBOAT_ROOT/boards/port
     source=$(realpath --relative-to="$port" "$LIFEBOAT_CACHE/micropython")
-    make_in "$port" boards/qemu_virt BOARD=qemu_virt MPY_TOP="$source"
+    for board in $(firmware_boards); do
+        mkdir -p "$LIFEBOAT_CACHE/boards/$board"
+        make_in "$port" "boards/$board" "BOARD=$board" "MPY_TOP=$source"
+    done
 }
 
 firmware_hint() {
