@@ -349,6 +349,11 @@ class SDCard:
         finally:
             if many:
                 self._stop()
+        # A card reads ahead, and may take the end for an error: to be ignored (4.3.3), and forgotten
+        # before a write asks for errors.
+        if many and lba + len(view) // _BLOCK == self.sectors:
+            self._ask_status()
+            self.status = 0
 
     # The byte after a CRC is read along with it: mostly the one byte of the gap to the next token.
     def _receive(self, view):
@@ -369,8 +374,7 @@ class SDCard:
                 raise OSError(errno.EIO)
             token = tail[2]
 
-    # R1 may complain about blocks after the last one, which nobody asked for (4.3.3). A card that
-    # did not understand goes on sending.
+    # R1 may complain about the end, too. A card that did not understand goes on sending.
     def _stop(self):
         if self._command(_STOP_TRANSMISSION, 0) & (0x80 | _CRC_ERROR):
             raise OSError(errno.ETIMEDOUT)
