@@ -349,8 +349,8 @@ class SDCard:
         finally:
             if many:
                 self._stop()
-        # A card reads ahead, and may take the end for an error: to be ignored (4.3.3), and forgotten
-        # before a write asks for errors.
+        # A card reads ahead and may take the end for an error: to be ignored (4.3.3), and to be
+        # forgotten before a write asks for errors.
         if many and lba + len(view) // _BLOCK == self.sectors:
             self._ask_status()
             self.status = 0
