@@ -180,9 +180,11 @@ class Chip:
     # Each look at the status takes a part of the time that an operation takes.
     def _look(self):
         value = self.status | (1 if self.busy else 0) | (2 if self.enabled else 0)
-        if self.outcome and self.outcome[0] == 0x05:
+        if self.outcome and self.outcome[0] == 0x05 and self.busy < 2:
             value |= self.ended
-        if self.busy and self._fault != "busy":
+        # A failure that the status shows stays busy until it is cleared (S25FL-S).
+        failed = value & self.ended & 0x60
+        if self.busy and self._fault != "busy" and not (failed and self.busy == 1):
             self.busy -= 1
             if not self.busy:
                 self.enabled = False
@@ -211,6 +213,9 @@ class Chip:
             return
         if self.asleep:
             self.asleep = op != 0xAB
+            return
+        if self.busy == 1 and self.ended and (op, n) == (0x30, 1) and self._ask() == 0x05:
+            self.busy = self.ended = 0
             return
         if self.busy:
             # 66 99 would be heard, and end the operation half way.
@@ -315,8 +320,15 @@ def _isis(chip):
 class Select:
     """machine.Pin-shaped chip select."""
 
+    OUT = 1
+
     def __init__(self, chip):
         self.chip = chip
+        self.mode = None
+
+    def init(self, mode, value):
+        self.mode = mode
+        self(value)
 
     def __call__(self, level):
         self.chip.select(level)
@@ -344,3 +356,8 @@ class Bus:
         transfer = self.chip.transfer
         for i in range(len(buf)):
             buf[i] = transfer(write)
+
+    def write_readinto(self, write_buf, read_buf):
+        self.transfers += 1
+        for i, byte in enumerate(bytes(write_buf)):
+            read_buf[i] = self.chip.transfer(byte)

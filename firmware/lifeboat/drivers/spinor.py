@@ -84,17 +84,17 @@ _CHIPS = (
 # command that clears it.
 _OUTCOMES = (
     (0x20, 0x70, 0x30, 0x02, 0x50),  # Micron: flag status register
-    (0x2C, 0x70, 0x30, 0x02, 0x50),
     (0x9D, 0x81, 0x0C, 0x02, 0x82),  # ISSI: extended read register
     (0x01, 0x05, 0x60, 0x00, 0x30),  # Spansion S25FL-S: status register
 )
 
-# Time limits in milliseconds: for chips that say nothing the slowest of the data sheets above and
-# some more; what chips say is kept within bounds.
-_ERASE_MS = const(4000)
+# Time limits in milliseconds. Programming a page: more than parameters can say. Erases of chips
+# that say nothing: the slowest of the data sheets above and some more; of the others: what they
+# say, kept within bounds.
 _PROGRAM_MS = const(100)
-_ERASE_BOUNDS = (1000, 30000)
-_PROGRAM_BOUNDS = (100, 1000)
+_ERASE_MS = const(4000)
+_ERASE_MS_LEAST = const(1000)
+_ERASE_MS_MOST = const(30000)
 
 
 class SPINOR:
@@ -122,10 +122,11 @@ class SPINOR:
         self._head = bytearray(6)
         head = memoryview(self._head)
         self._heads = [head[:n] for n in range(7)]
-        self._reply = bytearray(1)
+        self._ask = bytearray(2)
         self._width = 3
+        self._failed = 0  # bits that end an operation in a status that stays busy
         self._mode4 = self._stuck = False
-        cs(1)
+        cs.init(cs.OUT, value=1)
         if baudrate:
             spi.init(baudrate=baudrate, polarity=0, phase=0)
         ident = self._identify()
@@ -135,6 +136,8 @@ class SPINOR:
             # Later Spansion chips use these bits for other things.
             if row[0] == ident[0] and (ident[0] != 1 or ident[1] in (0x02, 0x20)):
                 self._outcome = row
+                if row[1] == _STATUS:
+                    self._failed = row[2]
         self._geometry(ident)
         self._protection()
 
@@ -157,21 +160,29 @@ class SPINOR:
             self._cs(1)
 
     def _register(self, op):
-        self._send(op, into=self._reply)
-        return self._reply[0]
+        ask = self._ask
+        ask[0] = op
+        self._cs(0)
+        try:
+            self._spi.write_readinto(ask, ask)
+        finally:
+            self._cs(1)
+        return ask[1]
 
     # The status is looked at once more after the deadline: time may have passed while the
     # machine did something else.
     def _wait(self, ms):
-        end = ticks_add(ticks_ms(), 0 if self._stuck else ms)
+        late = self._stuck
+        end = ticks_add(ticks_ms(), ms)
         while True:
-            self._stuck = ticks_diff(end, ticks_ms()) <= 0
-            self.status = self._register(_STATUS)
-            if not self.status & _BUSY:
+            self.status = status = self._register(_STATUS)
+            if not status & _BUSY or status & self._failed and status != 0xFF:
                 self._stuck = False
                 return
-            if self._stuck:
+            if late:
+                self._stuck = True
                 raise OSError(errno.ETIMEDOUT)
+            late = ticks_diff(end, ticks_ms()) <= 0
 
     # A chip in power-down answers nothing, so it is woken before it is asked whether it is busy;
     # one that is busy ignores that, and may ignore the question for its id.
@@ -182,7 +193,7 @@ class SPINOR:
         ident = bytearray(5)
         if self._register(_STATUS) != 0xFF:
             self._wait(_ERASE_MS)
-        self._send(_ID, into=ident)
+        self._send(_ID, 0, 1, None, ident)
         if ident[:3] in (b"\xff\xff\xff", b"\0\0\0"):
             raise _no_device("no flash", ident)
         self._wait(_ERASE_MS)
@@ -195,15 +206,15 @@ class SPINOR:
             if row[:3] == ident[:3] and row[3:5] in (b"\0\0", ident[3:5]):
                 size, abilities = 1 << row[5], row[6]
         erases = [e + (_ERASE_MS,) for i, e in enumerate(_ERASES) if abilities >> i & 1]
-        read4, page, program_ms = _READ4, 256, _PROGRAM_MS
+        read4, page = _READ4, 256
         own = self._parameters()
         # Parameters that contradict what is known of the chip were not read right.
         if own and size in (0, own[0]):
-            size, erases, more, read4, page, program_ms = own
+            size, erases, more, read4, page = own
             abilities |= more
         if not size:
             raise _no_device("unknown flash", ident)
-        self._page, self._program_ms = page, program_ms
+        self._page = page
         self._read, self._program = _READ, _PROGRAM
         if size > 1 << 24:
             if abilities & _OPCODES4:
@@ -226,7 +237,7 @@ class SPINOR:
         self._block = self._erases[-1][0]
 
     # Serial Flash Discoverable Parameters: (size, erases, abilities, command to read with 4-byte
-    # addresses, page size, time to program it), or None when there are none that make sense.
+    # addresses, page size), or None when there are none that make sense.
     def _parameters(self):
         head = self._table(0, 8)
         if head[:4] != b"SFDP" or head[5] != 1:
@@ -279,24 +290,22 @@ class SPINOR:
             if have and (not have >> 9 + i & 1 or four[4 + i] != _WITH_4_BYTES[op]):
                 continue
             ms = _ERASE_MS
-            if words[9]:
-                time = words[9] >> 4 + 7 * i
-                ms = _limit(words[9], time & 31, (1, 16, 128, 1000)[time >> 5 & 3], _ERASE_BOUNDS)
+            times = words[9]
+            if times:
+                # Typical: so many times a unit; the lowest bits: how many times that at most.
+                ms = times >> 4 + 7 * i
+                ms = ((ms & 31) + 1) * (1, 16, 128, 1000)[ms >> 5 & 3] * 2 * ((times & 15) + 1)
+                ms = min(max(ms, _ERASE_MS_LEAST), _ERASE_MS_MOST)
             erases.append((1 << power, op, ms))
         if not erases:
             return None
-        page, ms = 256, _PROGRAM_MS
-        times = words[10]
-        if times:
-            # 2^n bytes; programming 256 at a time never leaves a larger page.
-            page = min(1 << (times >> 4 & 15), page)
-            us = 64 if times >> 13 & 1 else 8
-            ms = _limit(times, times >> 8 & 31, us, _PROGRAM_BOUNDS, 1000)
-        return size, erases, abilities, _READ4_SLOW if have & 3 == 1 else _READ4, page, ms
+        # Pages of 2^n bytes; programming 256 at a time never leaves a larger one.
+        page = min(1 << (words[10] >> 4 & 15), 256) if words[10] else 256
+        return size, erases, abilities, _READ4_SLOW if have & 3 == 1 else _READ4, page
 
     def _table(self, at, n):
         buf = bytearray(n)
-        self._send(_PARAMETERS, at, 5, into=buf)
+        self._send(_PARAMETERS, at, 5, None, buf)
         return buf
 
     # The block protection bits of the status register. 2^(n-1) blocks of 64 KB from the top (or
@@ -328,11 +337,13 @@ class SPINOR:
 
     def readblocks(self, n, buf, offset=None):
         at = self._range(n, len(buf), offset)
+        n = self._width + (self._read != _READ4_SLOW) + 1
         try:
             self._begin()
-            self._send(self._read, at, self._width + (self._read != _READ4_SLOW) + 1, into=buf)
+            self._send(self._read, at, n, None, buf)
         finally:
-            self._end()
+            if self._mode4:
+                self._end()
 
     def writeblocks(self, n, buf, offset=None):
         at = self._range(n, len(buf), offset)
@@ -400,7 +411,7 @@ class SPINOR:
             piece = view[i : i + n]
             if view[i] != 0xFF or not blank(piece):
                 self.programs += 1
-                self._modify(self._program, at, self._program_ms, piece)
+                self._modify(self._program, at, _PROGRAM_MS, piece)
             at += n
             i += n
 
@@ -413,11 +424,11 @@ class SPINOR:
         self._wait(ms)
         if self._outcome:
             _, ask, failed, protected, clear = self._outcome
-            self.status = self._register(ask)
+            self.status = status = self._register(ask)
             # All ones come from no chip.
-            if self.status & failed and self.status != 0xFF:
+            if status & failed and status != 0xFF:
                 self._send(clear)
-                raise OSError(_EROFS if self.status & protected else errno.EIO)
+                raise OSError(_EROFS if status & protected else errno.EIO)
 
     # An operation may run still after Ctrl-C or a timeout; the chip would not hear the command.
     def _begin(self):
@@ -440,10 +451,3 @@ class SPINOR:
 
 def _no_device(what, ident):
     return OSError(errno.ENODEV, "spinor: %s, id %02x%02x%02x" % ((what,) + tuple(ident[:3])))
-
-
-# The longest time in ms that an operation may take: (count + 1) units are typical, the lowest bits
-# of `word` say how many times that at most; `per` units make a millisecond.
-def _limit(word, count, unit, bounds, per=1):
-    shortest, longest = bounds
-    return min(max((count + 1) * unit * 2 * ((word & 15) + 1) // per, shortest), longest)

@@ -155,7 +155,7 @@ def test_an_absent_chip_is_told_at_once(fault, ident, clock):
 
 
 @pytest.mark.parametrize(
-    "chip, size, erases, read, program_ms",
+    "chip, size, erases, read",
     [
         # Dword 10 is 0x00c94a23: at most 8 times 3 x 16, 10 x 16, 19 x 16 ms; dword 16 offers
         # 4-byte opcodes.
@@ -164,7 +164,6 @@ def test_an_absent_chip_is_told_at_once(fault, ident, clock):
             32 * M,
             [(64 * K, 0xDC, 2432), (32 * K, 0x5C, 1280), (4 * K, 0x21, 1000)],
             0x0C,
-            100,
         ),
         # 0x00994a24: at most 10 times 3 x 16, 10 x 16; the 4-byte table has no 32 KB erase.
         (
@@ -172,7 +171,6 @@ def test_an_absent_chip_is_told_at_once(fault, ident, clock):
             32 * M,
             [(64 * K, 0xDC, 1600), (4 * K, 0x21, 1000)],
             0x0C,
-            100,
         ),
         # 0x00a60236: at most 14 times 4 x 16, 1 x 128, 10 x 16 ms; 3-byte addresses.
         (
@@ -180,15 +178,14 @@ def test_an_absent_chip_is_told_at_once(fault, ident, clock):
             8 * M,
             [(64 * K, 0xD8, 2240), (32 * K, 0x52, 1792), (4 * K, 0x20, 1000)],
             0x0B,
-            100,
         ),
     ],
     ids=["IS25WP256", "MT25QU256", "W25Q64JW"],
 )
-def test_parameters_of_real_chips(chip, size, erases, read, program_ms):
+def test_parameters_of_real_chips(chip, size, erases, read):
     dev = device(chip)
     assert dev.size == size and dev._erases == erases
-    assert dev._page == 256 and dev._program_ms == program_ms
+    assert dev._page == 256
     dev.readblocks(dev.ioctl(4, 0) - 1, bytearray(4096))
     assert chip.log[-1] == (read, size - 4096)
     # Dword 16, bit 12, of all three: software reset by 66h, 99h.
@@ -211,13 +208,12 @@ def test_both_forms_of_density(density, size):
 
 
 def test_the_page_size_and_times_of_the_parameters():
-    # Dword 10: at most 2 x (1 + 1) times 32 x 1 s and 4 x 128 ms. Dword 11: pages of 2^7 bytes,
-    # at most 2 x (15 + 1) times 20 x 64 us.
-    times = (1 | 0x7F << 4 | (3 | 2 << 5) << 11, 15 | 7 << 4 | 19 << 8 | 1 << 13)
+    # Dword 10: at most 2 x (1 + 1) times 32 x 1 s and 4 x 128 ms. Dword 11: pages of 2^7 bytes.
+    times = (1 | 0x7F << 4 | (3 | 2 << 5) << 11, 7 << 4)
     dev = device(unknown_with(sfdp(basic(8 * M - 1, times=times))))
     assert dev._erases == [(64 * K, 0xD8, 4 * 4 * 128), (4 * K, 0x20, 30000)]
-    assert dev._page == 128 and dev._program_ms == 100
-    dev = device(unknown_with(sfdp(basic(8 * M - 1, times=(0xFFFFFFFF, 15 | 9 << 4 | 0x3F00)))))
+    assert dev._page == 128
+    dev = device(unknown_with(sfdp(basic(8 * M - 1, times=(0xFFFFFFFF, 9 << 4)))))
     assert dev._page == 256  # halves of 512 byte pages
     assert dev._erases[-1][2] == 30000
 
@@ -419,7 +415,7 @@ def test_one_command_reads_any_length():
     dev.readblocks(2, buf)
     assert chip.peek(2 * 4096, len(buf)) == buf
     assert [e for e in chip.log if e[0] == 0x0C] == [(0x0C, 2 * 4096)]
-    assert dev._spi.transfers - before == 5  # status: 2, read: 2, write disable: 1
+    assert dev._spi.transfers - before == 3  # status, command, data
 
 
 def test_writes_split_at_pages_and_skip_blank_ones():
