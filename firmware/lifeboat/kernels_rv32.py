@@ -12,7 +12,7 @@ forward branch.
 from binascii import crc32 as _bytes
 
 import micropython
-from uctypes import addressof
+from uctypes import addressof, bytearray_at
 
 from lifeboat.kernels_viper import blank as _blank
 from lifeboat.kernels_viper import crc16_table, crc_table
@@ -98,9 +98,11 @@ def crc32(buf, crc=0):
         return _bytes(view, crc)
     if head:
         crc = _bytes(view[:head], crc)
-    crc = _words(crc, _table, addressof(buf) + head, body) & 0xFFFFFFFF
+    start = addressof(buf) + head
+    crc = _words(crc, _table, start, body) & 0xFFFFFFFF
     if tail:
-        crc = _bytes(view[n - tail :], crc)
+        # A slice of a memoryview can't start beyond 16 MB; this can.
+        crc = _bytes(bytearray_at(start + body, tail), crc)
     return crc
 
 
@@ -193,8 +195,8 @@ def blank(buf):
         return _blank(buf)
     if not _ones(start + head, start + head + body):
         return False
-    view = memoryview(buf)
-    return _blank(view[:head]) and _blank(view[head + body :])
+    end = start + head + body
+    return _blank(bytearray_at(start, head)) and _blank(bytearray_at(end, n - head - body))
 
 
 @micropython.asm_rv32
