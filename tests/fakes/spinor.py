@@ -56,7 +56,7 @@ class Chip:
         self.mode4 = mode4
         self.erases = erases or {0x20: 4096, 0x52: 32768, 0xD8: 65536}
         self.outcome = outcome
-        self.bp = bp or _isis
+        self.bp = bp or _issi
         self.blocks = {}  # block of 4 KB: its bytes; those not there are blank
         self.registers = {0x48: 0, 0x35: 0}  # those that are only read
         self.status = 0  # the bits that are not busy and write enable
@@ -311,7 +311,7 @@ class Chip:
 
 
 # ISSI IS25LP256/IS25WP256 data sheet, table "Block assignment by Block Write Protect bits".
-def _isis(chip):
+def _issi(chip):
     bits = chip.status >> 2 & 15
     length = min(0x8000 << bits, chip.size) if bits else 0
     return (0, length) if chip.registers[0x48] & 2 else (chip.size - length, chip.size)

@@ -107,7 +107,7 @@ class SPINOR:
     size        in bytes
     protected   (start, end) of the bytes that the chip protects, start == end when none; all of
                 them where it protects some and the driver does not know which
-    locked      a pin of the chip keeps the protection from being changed (SRWD)
+    locked      only with its WP# pin high does the chip let the protection be changed (SRWD)
     erases      erased so far, in units of 4096 bytes
     programs    pages programmed so far
     status      what the chip said last of an operation: of the one that failed, after an error
@@ -308,8 +308,8 @@ class SPINOR:
         self._send(_PARAMETERS, at, 5, None, buf)
         return buf
 
-    # The block protection bits of the status register. 2^(n-1) blocks of 64 KB from the top (or
-    # the bottom) with the chips below; others divide theirs in other ways.
+    # The block protection bits of the status register: 2^(n-1) blocks of 64 KB from the top (or
+    # the bottom) with large chips of Micron and ISSI; others divide theirs in other ways.
     def _protection(self):
         maker = self.jedec_id[0]
         status = self._register(_STATUS)
@@ -321,7 +321,7 @@ class SPINOR:
             bits |= status >> 3 & 8
             bottom = status & 0x20
             length = 0x8000 << bits
-        elif maker == 0x9D and size >= 1 << 24:
+        elif maker == 0x9D and size > 1 << 24:
             bits |= status >> 2 & 8
             bottom = self._register(_FUNCTION) & 2
             length = 0x8000 << bits
