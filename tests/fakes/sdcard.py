@@ -138,7 +138,7 @@ class Card:
     commands        numbers of the commands it executed
     complaints      what the specification does not allow a host
 
-    Manners: init_ms, read_ms, write_ms, n_cr (bytes until a response).
+    Manners: init_ms, read_ms, write_ms, n_cr (bytes until a response), gap (bytes before a token).
 
     Faults, by command: reject (-> R1), mute; by LBA: bad_crc, no_token, error_token (-> token),
     stale (delivers the block read before), response (-> data response, nothing stored), noise
@@ -156,7 +156,7 @@ class Card:
         self.commands = []
         self.complaints = []
         self.init_ms = self.read_ms = self.write_ms = 0
-        self.n_cr = 1
+        self.n_cr = self.gap = 1
         self.reject, self.error_token, self.response, self.late = {}, {}, {}, {}
         self.mute, self.garble, self.bad_crc, self.no_token = set(), set(), set(), set()
         self.stale, self.noise, self.hang, self.lose = set(), set(), set(), set()
@@ -211,7 +211,7 @@ class Card:
         if self._state == "read":
             if not self._busy():
                 self._next_block()
-            return 0xFF
+            return self._out.pop(0) if self._out else 0xFF
         return 0x00 if self._busy() else 0xFF
 
     def _take(self, into):
@@ -324,7 +324,7 @@ class Card:
     def _register(self, data):
         self._answer()
         check = crc16(data) if self.register_crc else b"\x12\x34"
-        self._out += [0xFF, 0xFE] + list(data) + list(check)
+        self._out += [0xFF] * self.gap + [0xFE] + list(data) + list(check)
 
     # CSD (5.3): all but the capacity is nothing that a host in SPI mode needs.
     def _csd(self):
@@ -379,7 +379,7 @@ class Card:
             for bit, status in ((1, 0x04), (2, 0x08), (4, 0x10), (8, 0x80)):
                 self._status |= status if token & bit else 0
             self._state = "command"
-            self._out = [token]
+            self._out = [0xFF] * self.gap + [token]
             return
         data = self.blocks.get(lba, bytes(512))
         if lba in self.stale:
@@ -388,7 +388,7 @@ class Card:
         check = crc16(data)
         if lba in self.bad_crc:
             data = data[:100] + bytes((data[100] ^ 0x40,)) + data[101:]
-        self._out = [0xFE] + list(data) + list(check)
+        self._out = [0xFF] * self.gap + [0xFE] + list(data) + list(check)
 
     # CMD12. The byte that follows it looks like a good response and is none.
     def _stop(self):

@@ -1,4 +1,4 @@
-"""The plain CRC-16 is crcmod's; tests/unix and tests/qemu hold the machine code to the same."""
+"""The plain CRC-16 is crcmod's; tests/unix holds the machine code to the same."""
 
 import crcmod.predefined
 import pytest

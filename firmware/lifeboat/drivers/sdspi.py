@@ -134,7 +134,7 @@ class SDCard:
         self._ready = False
         self._frame = bytearray(6)
         self._byte = bytearray(1)
-        self._tail = bytearray(3)
+        self._tail = bytearray(4)
         self._bounce = bytearray(_BLOCK)
         if init:
             self.init_card()
@@ -355,24 +355,31 @@ class SDCard:
             self._ask_status()
             self.status = 0
 
-    # The byte after a CRC is read along with it: mostly the one byte of the gap to the next token.
+    # The two bytes after a CRC are read along with it. At best they are the gap of one byte (N_AC,
+    # 7.5.4) and the next token; without a gap, token and first byte.
     def _receive(self, view):
         readinto = self.spi.readinto
         tail = self._tail
-        token = 0xFF
+        tail[2] = tail[3] = 0xFF
         for at in range(0, len(view), _BLOCK):
-            if token == 0xFF:
-                token = self._wait(False, _READ_MS)
+            block = view[at : at + _BLOCK]
+            rest = block
+            token = tail[2]
+            if token != 0xFF:
+                block[0] = tail[3]
+                rest = block[1:]
+            else:
+                token = tail[3]
+                if token == 0xFF:
+                    token = self._wait(False, _READ_MS)
             if token != _START:
                 self.token = token
                 raise OSError(errno.EIO)
-            block = view[at : at + _BLOCK]
-            readinto(block, 0xFF)
+            readinto(rest, 0xFF)
             readinto(tail, 0xFF)
             if crc16(block) != tail[0] << 8 | tail[1]:
                 self.token = _START
                 raise OSError(errno.EIO)
-            token = tail[2]
 
     # R1 may complain about the end, too. A card that did not understand goes on sending.
     def _stop(self):

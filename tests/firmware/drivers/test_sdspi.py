@@ -316,6 +316,18 @@ def test_a_block_that_never_comes_is_a_timeout(card, sd, clock, n):
     assert read(sd, 3) == bytes(512)
 
 
+@pytest.mark.parametrize("gap", [0, 1, 2, 3, 70])
+def test_blocks_may_come_at_any_distance(card, sd, gap):
+    # 0 is less than the specification has (N_AC, 7.5.4).
+    card.gap = gap
+    sd.writeblocks(0, FOUR)
+    assert read(sd, 0, 4) == FOUR
+    assert read(sd, 1) == FOUR[512:1024]
+    card.error_token = {2: 0x04}
+    assert fails(read, sd, 0, 4) == errno.EIO
+    assert sd.token == 0x04
+
+
 @pytest.mark.parametrize("n", [1, 4])
 def test_a_slow_card_within_the_deadline_is_waited_for(bus, card, sd, n):
     bus.baudrate = 100000
