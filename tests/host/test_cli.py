@@ -264,6 +264,8 @@ def tree(tmp_path, monkeypatch):
         "block_size": 4096,
         "qemu": "qemu-system-none",
         "machine": ["-machine", "none"],
+        "flash_kind": "pflash",
+        "disk_kind": "sata",
     }
     (tmp_path / "boards" / "b" / "board.json").write_text(json.dumps(board))
     firmware = tmp_path / "cache" / "boards" / "b" / "firmware.bin"
