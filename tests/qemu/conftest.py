@@ -12,11 +12,13 @@ from lifeboat_host import boards, qemu
 from lifeboat_host.errors import LifeboatError
 from qemu.rig import MB, Rig
 
+BOARDS = ["qemu_virt", "qemu_sifive_u"]
 
-@pytest.fixture(scope="session")
-def spec():
-    """The board, or a skip that says what is missing to run it."""
-    spec = boards.load("qemu_virt")
+
+@pytest.fixture(scope="session", params=BOARDS)
+def spec(request):
+    """Each board in turn, or a skip that says what is missing to run it."""
+    spec = boards.load(request.param)
     try:
         _ = spec.firmware
     except LifeboatError as error:
@@ -24,6 +26,13 @@ def spec():
     if not shutil.which(spec.qemu):
         pytest.skip(f"{spec.qemu} is not installed: run ./lifeboat setup")
     return spec
+
+
+@pytest.fixture(autouse=True)
+def sata_only(request, spec):
+    """Skip what only a board with several disks, or with disks that report errors, can show."""
+    if request.node.get_closest_marker("sata") and spec.disk_kind != "sata":
+        pytest.skip("this board has one SD card, whose model hides errors of the host")
 
 
 @pytest.fixture
@@ -42,9 +51,9 @@ def protected(spec, tmp_path_factory):
         if size not in made:
             rig = Rig(spec, tmp_path_factory.mktemp(f"protected{size // MB}"))
             rig.make_image(size)
-            rig.add_disks(2)
+            rig.add_disks()
             report, _ = rig.power_on()
-            assert [m["state"] for m in report["members"]] == ["created", "created"], report
+            assert {m["state"] for m in report["members"]} == {"created"}, report
             made[size] = rig
         return made[size]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from lifeboat_host import boards, disks, image, qemu, region
 
 MB = 1 << 20
-DISK = 160 * MB
+DISK = 256 * MB  # SD cards want a power of two
 
 APP = """
 import os
@@ -43,6 +43,15 @@ class Rig:
         self.app_source = APP
         self.good = b""
         self.blocks = 0
+
+    @property
+    def most_disks(self):
+        """How many disks the tests attach where any number will do: two, or all that fit."""
+        return 1 if self.spec.disk_kind == "sd" else 2
+
+    def disk_name(self, i):
+        """What the board calls its disk number i."""
+        return f"{self.spec.disk_kind}{i}"
 
     @property
     def manifest_block(self):
@@ -79,8 +88,9 @@ class Rig:
         self.blocks = made.block_count
         return made
 
-    def add_disks(self, count, sizes=(DISK,)):
-        """Add disks with regions of one set at their ends; sizes: used in turn."""
+    def add_disks(self, count=None, sizes=(DISK,)):
+        """Add disks (default: most_disks) with regions of one set; sizes: used in turn."""
+        count = count or self.most_disks
         paths = [self.blank_disk(sizes[i % len(sizes)]) for i in range(count)]
         need = region.slot_size_for(self.spec.flash_size, self.spec.block_size)
         with ExitStack() as stack:

@@ -45,12 +45,13 @@ def test_no_disk(rig8, condition):
     before = rig8.hashes()
     report, _ = rig8.power_on([])
     check(report, condition)
-    assert report["members"] == [] and rig8.hashes() == before
+    # An SD slot is there without its card; a SATA port without its disk is nothing.
+    absent = [] if rig8.spec.disk_kind == "sata" else ["failed"]
+    assert states(report) == absent and rig8.hashes() == before
 
 
 def test_a_disk_without_region(rig8, condition):
     rig8.drives = []
-    (rig8.folder / "disk0.img").unlink()
     rig8.blank_disk()
     before = rig8.hashes()
     report, _ = rig8.power_on()
@@ -58,6 +59,7 @@ def test_a_disk_without_region(rig8, condition):
     assert states(report) == ["no-region"] and rig8.hashes() == before
 
 
+@pytest.mark.sata
 def test_errors_on_every_read(rig8, condition):
     with nbd.Lab() as lab:
         export = lab.export("disk", nbd.FileStore(rig8.drives[0]))
@@ -71,6 +73,7 @@ def test_errors_on_every_read(rig8, condition):
     assert report["ms"]["total"] <= PER_DISK_MS
 
 
+@pytest.mark.sata
 def test_commands_that_never_complete(rig8, condition):
     """The disk stops answering; the server's answer comes long after the board has decided."""
     with nbd.Lab() as lab:
@@ -92,6 +95,7 @@ def test_commands_that_never_complete(rig8, condition):
     assert report["ms"]["total"] <= PER_DISK_MS + report["ms"]["inspect"]
 
 
+@pytest.mark.sata
 def test_a_hung_disk_does_not_keep_the_other_from_healing(rig8):
     break_flash(rig8)
     with nbd.Lab() as lab:
@@ -106,6 +110,7 @@ def test_a_hung_disk_does_not_keep_the_other_from_healing(rig8):
     assert (report["verdict"], states(report)) == ("RUN", ["failed", "level"])
 
 
+@pytest.mark.sata
 def test_a_disk_that_vanishes_while_the_backup_is_made(empty_rig):
     empty_rig.make_image(2 * MB)
     empty_rig.add_disks(2)
@@ -120,7 +125,7 @@ def test_a_disk_that_vanishes_while_the_backup_is_made(empty_rig):
 def test_a_disk_that_drops_writes_is_found_out(empty_rig):
     """The write is acknowledged and goes nowhere; the read-back tells."""
     empty_rig.make_image(2 * MB)
-    empty_rig.add_disks(2)
+    empty_rig.add_disks()
 
     class Forgetful(nbd.FileStore):
         def write(self, offset, data):
@@ -128,10 +133,9 @@ def test_a_disk_that_drops_writes_is_found_out(empty_rig):
 
     with nbd.Lab() as lab:
         lazy = lab.export("lazy", Forgetful(empty_rig.drives[0]), volatile=False)
-        honest = lab.export("honest", nbd.FileStore(empty_rig.drives[1]))
-        report = empty_rig.heal(drives=[lazy, honest])
-    assert states(report) == ["stale", "created"]
-    assert "disk-lies" in codes(report)
+        report, console = empty_rig.power_on([lazy, *empty_rig.drives[1:]])
+    assert states(report) == ["stale", "created"][: len(empty_rig.drives)]
+    assert "disk-lies" in codes(report) and "app: running" in console
 
 
 def test_flash_that_does_not_take_what_is_programmed_is_rescue(rig8):
@@ -157,12 +161,16 @@ def test_flash_that_does_not_take_what_is_programmed_is_rescue(rig8):
 
 
 def test_no_write_outside_the_region(empty_rig):
-    """I3, by comparison of whole disks: two members, one of 4 TiB, its region beyond LBA 2^32."""
+    """I3, by comparison of whole disks.
+
+    SATA: two members, one of 4 TiB with its region beyond LBA 2^32. SD: a card of 64 GiB.
+    """
     rig = empty_rig
     rig.make_image(4 * MB)
-    rig.add_disks(2, sizes=[4 << 40, DISK])
+    sata = rig.spec.disk_kind == "sata"
+    rig.add_disks(sizes=[4 << 40, DISK] if sata else [64 << 30])
     starts = [rig.region_range(path)[0] for path in rig.drives]
-    assert starts[0] // 512 > 1 << 32
+    assert not sata or starts[0] // 512 > 1 << 32
     for path, start in zip(rig.drives, starts):
         with open(path, "r+b") as f:
             for place in (0, start // 2, start - 40960):
@@ -170,11 +178,11 @@ def test_no_write_outside_the_region(empty_rig):
                 f.write(b"user data " * 4096)
     outside = [snapshot(path, rig.region_range(path)) for path in rig.drives]
     assert all(len(found) >= 30 for found in outside)
-    assert states(rig.heal()) == ["created", "created"]
+    assert set(states(rig.heal())) == {"created"}
     rig.damage((0, b"\xff" * rig.spec.flash_size))
     assert rig.heal()["erases"] == rig.blocks + 1
     rig.make_image(4 * MB, version="2.0", seed=3)
-    assert states(rig.heal()) == ["created", "created"]
+    assert set(states(rig.heal())) == {"created"}
     assert [snapshot(path, rig.region_range(path)) for path in rig.drives] == outside
 
 

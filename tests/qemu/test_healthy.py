@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from lifeboat_host import nbd
 from qemu.rig import MB
 
@@ -10,7 +12,7 @@ import board
 f = board.flash()
 print("flash", f.erases, f.programs)
 for d in board.disks():
-    print(d.name, d.writes, d.flushes, d.reads)
+    print(d.name, d.writes)
 """
 
 
@@ -22,11 +24,11 @@ def test_a_healthy_power_on_changes_no_file_and_no_counter(rig8):
         board.repl()
         out, err = board.run(COUNTERS)
     assert (report["verdict"], report["reasons"]) == ("RUN", [])
-    assert [m["state"] for m in report["members"]] == ["level", "level"]
+    assert {m["state"] for m in report["members"]} == {"level"}
     assert report["erases"] == report["disk_writes"] == 0
     lines = [line.split() for line in out.splitlines()]
     assert not err and lines[0] == ["flash", "0", "0"]
-    assert [line[1:3] for line in lines[1:]] == [["0", "0"]] * 2
+    assert lines[1:] == [[rig8.disk_name(i), "0"] for i in range(rig8.most_disks)]
     assert rig8.hashes() == before
     assert [os.stat(p).st_mtime_ns for p in [rig8.flash, *rig8.drives]] == stamps
 
@@ -42,6 +44,7 @@ def test_a_healthy_power_on_reads_no_payload_and_sends_no_write(rig8):
     assert read < 256 * 1024
 
 
+@pytest.mark.sata  # sifive_u's boot flash is RAM in QEMU
 def test_the_boot_stage_is_write_protected(rig8):
     """Erase and program commands to pflash0, by code that runs from RAM, change nothing."""
     code = """
@@ -68,6 +71,7 @@ print("survived")
     assert boot.read_bytes() == before
 
 
+@pytest.mark.sata
 def test_time_to_verdict_does_not_depend_on_the_disks_size(empty_rig):
     """Flat in disk size: guest time up to the verdict, from 160 MB to 4 TiB."""
     empty_rig.make_image(8 * MB)

@@ -5,6 +5,8 @@ import pytest
 from lifeboat_host import disks, region
 from qemu.rig import DISK, MB, Rig
 
+several = pytest.mark.sata
+
 
 def states(report):
     return [m["state"] for m in report["members"]]
@@ -21,6 +23,7 @@ def flip(rig, *blocks):
     assert rig.damage(*changes) == sorted(blocks)
 
 
+@several
 def test_both_members_and_the_flash_damaged_in_different_blocks(rig8):
     rig8.rot(rig8.drives[0], 3)
     rig8.rot(rig8.drives[1], 9)
@@ -33,6 +36,7 @@ def test_both_members_and_the_flash_damaged_in_different_blocks(rig8):
     assert [rig8.copies(drive) for drive in rig8.drives] == [{"1.0": []}] * 2
 
 
+@several
 def test_every_block_from_the_only_copy_that_has_it(rig8):
     """The flash is erased, and of each block just one disk has a good copy."""
     for block in range(rig8.blocks):
@@ -60,6 +64,7 @@ def test_no_good_copy_of_a_block_is_rescue_and_nothing_is_written(rig8, mpremote
     assert rig8.hashes() == before
 
 
+@several
 def test_one_disk_pulled(rig8):
     flip(rig8, 1)
     report = rig8.heal(drives=[None, rig8.drives[1]])
@@ -68,6 +73,7 @@ def test_one_disk_pulled(rig8):
     assert states(report) == ["level", "missing"]
 
 
+@several
 def test_a_new_empty_member_is_brought_level(rig8):
     new = rig8.folder / "new.img"
     with open(new, "wb") as f:
@@ -81,6 +87,7 @@ def test_a_new_empty_member_is_brought_level(rig8):
     assert rig8.heal(drives=[None, new])["repaired"] == [[0, 1, "sata1"]]
 
 
+@several
 def test_a_disk_without_region_is_left_alone(rig8):
     plain = rig8.blank_disk()
     before = rig8.hashes()
@@ -89,6 +96,7 @@ def test_a_disk_without_region_is_left_alone(rig8):
     assert rig8.hashes() == before and plain in rig8.drives
 
 
+@several
 def test_a_foreign_set_is_read_but_not_written(rig8, empty_rig, tmp_path_factory):
     other = Rig(rig8.spec, tmp_path_factory.mktemp("foreign"))
     other.make_image(4 * MB, version="7.7", seed=5)
@@ -110,13 +118,13 @@ def test_an_update_replaces_the_older_slot_and_keeps_the_last_good_copy(rig8):
     for version in ("2.0", "3.0", "4.0"):
         rig8.make_image(8 * MB, version=version, seed=int(version[0]))
         report = rig8.heal()
-        assert states(report) == ["created", "created"]
-        assert generations(report) == [int(version[0])] * 2
+        assert set(states(report)) == {"created"}
+        assert set(generations(report)) == {int(version[0])}
         for drive in rig8.drives:
             assert rig8.copies(drive) == {versions[-1]: [], version: []}
         versions.append(version)
         again = rig8.heal()
-        assert states(again) == ["level", "level"] and again["disk_writes"] == 0
+        assert set(states(again)) == {"level"} and again["disk_writes"] == 0
 
 
 def test_going_back_to_an_older_version_makes_it_the_newest_backup(rig8):
@@ -126,11 +134,12 @@ def test_going_back_to_an_older_version_makes_it_the_newest_backup(rig8):
     rig8.flash.write_bytes(first)
     rig8.good = first
     report = rig8.heal()
-    assert states(report) == ["created", "created"] and generations(report) == [3, 3]
+    assert set(states(report)) == {"created"} and set(generations(report)) == {3}
     rig8.damage((0, b"\xff" * rig8.spec.flash_size))
     assert rig8.heal()["version"] == "1.0"
 
 
+@several
 @pytest.mark.parametrize("members", [1, 3, 6])
 def test_other_numbers_of_members(empty_rig, members):
     empty_rig.make_image(2 * MB)
@@ -151,7 +160,7 @@ def test_damaged_header_copies_are_mended(rig8):
             f.seek(offset)
             f.write(b"junk" * 1024)
     report = rig8.heal()
-    assert states(report) == ["mended", "level"]
+    assert states(report) == ["mended", "level"][: len(rig8.drives)]
     with open(rig8.drives[0], "rb") as f:
         for offset, unit in good.items():
             f.seek(offset)

@@ -70,7 +70,7 @@ def sweep(rig, tmp_path, prepare, check):
 def small(empty_rig):
     """Two megabytes of code, a backup of version 1.0 on two disks."""
     empty_rig.make_image(2 * MB)
-    empty_rig.add_disks(2)
+    empty_rig.add_disks()
     report, _ = empty_rig.power_on()
     assert report["verdict"] == "RUN"
     return empty_rig
