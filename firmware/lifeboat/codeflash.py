@@ -8,7 +8,7 @@ from .blockdev import INIT, Window, geometry
 from .kernels import blank, crc32
 from .manifest import Manifest
 
-_CHUNK = const(16384)
+_CHUNK = const(65536)  # a call of a serial flash's driver costs as much as thousands of bytes
 
 
 class CodeFlash:
@@ -25,6 +25,7 @@ class CodeFlash:
             raise OSError(EINVAL)
         self._dev = Window(dev, 0, count)
         self._mapped = self._dev.mapped
+        self._buf = None
         self._per_block = block_size // erase_size
         self.block_size = block_size
         self.manifest_block = count // self._per_block - 1
@@ -60,9 +61,12 @@ class CodeFlash:
             crc = crc32(piece, crc)
         return crc
 
-    # Read flash bytes [start, end) through one small buffer.
+    # Read flash bytes [start, end) through one buffer, which stays: a new one for each block would
+    # soon fill a small heap.
     def _pieces(self, start, end):
-        buf = memoryview(bytearray(_CHUNK))
+        if self._buf is None:
+            self._buf = memoryview(bytearray(_CHUNK))
+        buf = self._buf
         for offset in range(start, end, _CHUNK):
             piece = buf[: min(_CHUNK, end - offset)]
             self._read(offset, piece)
