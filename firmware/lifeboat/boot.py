@@ -12,6 +12,7 @@ A board is a module or object with
     retained()    a bytearray that survives a soft reset, or None
 """
 
+import gc
 from time import ticks_diff, ticks_ms
 
 from micropython import const
@@ -88,16 +89,15 @@ def power_on(board):
     return result
 
 
-def segments(board, wanted=None):
-    """Yield (name, kind, data) for each segment of the code in flash, or each of the kind wanted.
+def segments(board):
+    """Yield (name, kind, size, data) for each segment of the code in flash.
 
-    data is a view of memory-mapped flash, else a copy. For use after a verdict that runs;
-    raises LifeboatError or OSError as the manifest and the driver do.
+    data() returns its bytes: a view of memory-mapped flash, else a copy in RAM. For use after a
+    verdict that runs; raises LifeboatError or OSError as the manifest and the driver do.
     """
     flash = CodeFlash(board.flash(), board.BLOCK_SIZE)
     for name, kind, offset, size in flash.manifest()[0].segments:
-        if wanted is None or kind == wanted:
-            yield name, kind, flash.map(offset, size)
+        yield name, kind, size, lambda offset=offset, size=size: flash.map(offset, size)
 
 
 def mount(board):
@@ -108,9 +108,11 @@ def mount(board):
     import vfs
 
     first = True
-    for name, _, data in segments(board, ROMFS):
+    for name, kind, _, data in segments(board):
+        if kind != ROMFS:
+            continue
         path = "/" + name
-        vfs.mount(vfs.VfsRom(data), path)
+        vfs.mount(vfs.VfsRom(data()), path)
         if first:
             os.chdir(path)
             sys.path.insert(0, path)
@@ -187,6 +189,11 @@ class _Session:
         )
 
     def _find_members(self, found):
+        # Large buffers follow, the first of them for a whole block if there is something to repair:
+        # a small heap has room for them as long as it is in one piece.
+        gc.collect()
+        if found.damaged:
+            self.scratch.get()
         disks = self._disks(lambda: list(self.board.disks())) or ()
         tries = _PATIENCE if found.damaged else 1
         self.members = survey(disks, self.board.REGION_LBAS, self.report, tries)

@@ -349,7 +349,8 @@ def test_a_rescue_too_long_to_keep_does_not_leave_the_run_before(monkeypatch):
 @pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "unmapped"])
 def test_segments_are_the_bytes_of_the_flash(mapped):
     board = backed_up(mapped=mapped)
-    ((name, kind, data),) = lifeboat.segments(board)
+    ((name, kind, size, data),) = lifeboat.segments(board)
+    data = data()
     assert (name, kind, bytes(data)) == ("app", 0, NEW[: 6 * sim.ERASE])
 
 
