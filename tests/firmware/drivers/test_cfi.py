@@ -95,7 +95,7 @@ def test_many_blocks_have_a_number_of_two_bytes(chips):
     [
         {"command_set": 2},
         {"command_set": 0},
-        {"command_set": 0x200},
+        {"command_set": 0x101},
         {"regions": ((4, 2048), (16, 512))},
         {"size": 15},
         {"size": 13},
