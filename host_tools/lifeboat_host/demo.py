@@ -15,6 +15,7 @@ from typing import Any
 from rich.rule import Rule
 
 from lifeboat_host import boards, image, picture, region, report
+from lifeboat_host.boards import BoardSpec
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import EXIT_ERROR, EXIT_OK, LifeboatError
 from lifeboat_host.formats import Manifest
@@ -24,17 +25,19 @@ from lifeboat_host.qemu import Board
 _APPS = "host_tools/lifeboat_host/apps"
 _APP_LINES = ("app: cache", "app: health")
 _DISK_SIZE = 256 << 20
+_SERIAL_OS_SIZE = 8 << 20  # as much as a serial flash and an SD card take in a demo's time
 
 
 class Stage:
     """The media of the demo, in a folder of their own, and the original image."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, spec: BoardSpec) -> None:
         self.folder = folder
         self.rng = random.Random(seed)
-        self.spec = boards.load()
+        self.spec = spec
         self.flash = folder / "flash.img"
-        self.disks = [folder / "disk0.img", folder / "disk1.img"]
+        count = 2 if spec.disk_kind == "sata" else 1
+        self.disks = [folder / f"disk{number}.img" for number in range(count)]
         self.original = b""
         self.manifest: Manifest
 
@@ -46,6 +49,10 @@ class Stage:
             raise LifeboatError("no-payload", f"{payload}: no operating system to protect", hint)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
+        if self.spec.flash_kind != "pflash":
+            part = self.folder / "os.bin"
+            part.write_bytes(payload.read_bytes()[:_SERIAL_OS_SIZE])
+            payload = part
         self.manifest = image.build(
             [image.Source("os", payload), image.Source("apps", boards.root() / _APPS)],
             self.flash,
@@ -128,11 +135,13 @@ def _put(path: Path, offset: int, data: bytes) -> None:
 
 @dataclass(frozen=True)
 class Round:
-    """One thing that goes wrong. pulled: numbers of the disks that are not there."""
+    """One thing that goes wrong. pulled: numbers of the disks that are not there; disks: how many
+    the board must have for it."""
 
     title: str
     damage: Callable[[Stage], None]
     pulled: Sequence[int] = ()
+    disks: int = 1
 
 
 def _first_and_last(stage: Stage) -> None:
@@ -165,9 +174,9 @@ ROUNDS = (
     Round("the first and the last block full of garbage", _first_and_last),
     Round("the manifest destroyed", lambda stage: stage.garble(stage.manifest_block)),
     Round("the whole code flash erased", _everything_erased),
-    Round("one disk pulled, ten flipped bits", lambda stage: stage.flip_bits(10), pulled=(0,)),
-    Round("four blocks, three of them rotten on one disk too", _flash_and_one_copy),
-    Round("four blocks, each disk has only two of them right", _both_copies),
+    Round("one disk pulled, ten flipped bits", lambda stage: stage.flip_bits(10), (0,), 2),
+    Round("four blocks, three of them rotten on one disk too", _flash_and_one_copy, disks=2),
+    Round("four blocks, each disk has only two of them right", _both_copies, disks=2),
     Round("nothing: a healthy board writes nothing", lambda stage: None),
 )
 
@@ -274,11 +283,12 @@ def _ranges(blocks: Sequence[int]) -> list[list[int]]:
 def main(arguments: Sequence[str]) -> int:
     """`lifeboat demo`. Returns the exit code: 0 when everything healed."""
     parser = argparse.ArgumentParser(prog="lifeboat demo", description=__doc__)
+    parser.add_argument("--board", default=boards.DEFAULT_BOARD, help="board id")
     parser.add_argument("--seed", type=int, default=1, help="other random damage (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     args = parser.parse_args(arguments)
     output = Output(json=args.json)
-    stage = Stage(boards.cache() / "demo", args.seed)
+    stage = Stage(boards.cache() / "demo", args.seed, boards.load(args.board))
     stage.prepare()
     with Board(stage.flash, stage.disks, spec=stage.spec) as board:
         command = board.command_line()
@@ -294,10 +304,11 @@ def main(arguments: Sequence[str]) -> int:
         report.table(first),
         "",
     )
-    backed_up = [member["state"] for member in first["members"]] == ["created"] * 2
+    backed_up = [member["state"] for member in first["members"]] == ["created"] * len(stage.disks)
+    rounds = [item for item in ROUNDS if item.disks <= len(stage.disks)]
     results = []
-    for number, item in enumerate(ROUNDS, 1):
-        output.show(Rule(f"{number} of {len(ROUNDS)}: {item.title}"))
+    for number, item in enumerate(rounds, 1):
+        output.show(Rule(f"{number} of {len(rounds)}: {item.title}"))
         result = play(stage, item)
         results.append(result)
         _show(output, stage, result)
