@@ -390,7 +390,7 @@ class Card:
             data = data[:100] + bytes((data[100] ^ 0x40,)) + data[101:]
         self._out = [0xFF] * self.gap + [0xFE] + list(data) + list(check)
 
-    # CMD12. The byte that follows it looks like a good response and is none.
+    # CMD12. The byte that follows it looks like a bad response and is none.
     def _stop(self):
         if self._state not in ("read", "token") and not self._many:
             self._answer(ILLEGAL)
@@ -398,7 +398,7 @@ class Card:
         self._state = "command"
         self._many = False
         self._answer()
-        self._out = [0x00] + self._out
+        self._out = [0x7F] + self._out
         self._until = self.clock.ns + self.write_ms * 1000000
 
     def _store(self, received):
