@@ -9,8 +9,8 @@ Errors are OSErrors:
 
     EINVAL     outside the card, or a buffer of the wrong size; nothing was sent
     EIO        the card reported an error, or data arrived damaged. Nothing is tried again here.
-               `r1`, `token` and `status` keep what the card said. It can be used on. After a
-               write the blocks asked for, and only these, hold old or new content, each
+               `r1`, `token` and `status` keep what the card said. It can be used on. What the
+               blocks of a failed write hold is not known; others did not change
     ETIMEDOUT  the card did not answer in time. It is out of use
     ENODEV     no card that this driver can use, or it is out of use, or it was reset behind our
                back. ioctl(1, 0) looks again and takes whatever card is there then
