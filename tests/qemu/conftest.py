@@ -13,6 +13,15 @@ from lifeboat_host.errors import LifeboatError
 from qemu.rig import MB, Rig
 
 BOARDS = ["qemu_virt", "qemu_sifive_u"]
+BIG = ("16MB", "32MB")
+
+
+def pytest_collection_modifyitems(items):
+    """Tens of megabytes take minutes over SPI: for the long run."""
+    for item in items:
+        params = getattr(item, "callspec", None) and item.callspec.params
+        if params and params.get("spec") == "qemu_sifive_u" and params.get("size") in BIG:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", params=BOARDS)
@@ -60,6 +69,13 @@ def protected(spec, tmp_path_factory):
     yield get
     for rig in made.values():
         shutil.rmtree(rig.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def rig2(protected, tmp_path):
+    """A protected board with 2 MB of embedded code."""
+    yield protected(2 * MB).copy_to(tmp_path)
+    shutil.rmtree(tmp_path, ignore_errors=True)
 
 
 @pytest.fixture

@@ -113,30 +113,30 @@ def test_a_foreign_set_is_read_but_not_written(rig8, empty_rig, tmp_path_factory
     assert (report["verdict"], report["version"]) == ("RUN", "7.7")
 
 
-def test_an_update_replaces_the_older_slot_and_keeps_the_last_good_copy(rig8):
+def test_an_update_replaces_the_older_slot_and_keeps_the_last_good_copy(rig2):
     versions = ["1.0"]
     for version in ("2.0", "3.0", "4.0"):
-        rig8.make_image(8 * MB, version=version, seed=int(version[0]))
-        report = rig8.heal()
+        rig2.make_image(2 * MB, version=version, seed=int(version[0]))
+        report = rig2.heal()
         assert set(states(report)) == {"created"}
         assert set(generations(report)) == {int(version[0])}
-        for drive in rig8.drives:
-            assert rig8.copies(drive) == {versions[-1]: [], version: []}
+        for drive in rig2.drives:
+            assert rig2.copies(drive) == {versions[-1]: [], version: []}
         versions.append(version)
-        again = rig8.heal()
+        again = rig2.heal()
         assert set(states(again)) == {"level"} and again["disk_writes"] == 0
 
 
-def test_going_back_to_an_older_version_makes_it_the_newest_backup(rig8):
-    first = rig8.good
-    rig8.make_image(8 * MB, version="2.0", seed=2)
-    rig8.heal()
-    rig8.flash.write_bytes(first)
-    rig8.good = first
-    report = rig8.heal()
+def test_going_back_to_an_older_version_makes_it_the_newest_backup(rig2):
+    first = rig2.good
+    rig2.make_image(2 * MB, version="2.0", seed=2)
+    rig2.heal()
+    rig2.flash.write_bytes(first)
+    rig2.good = first
+    report = rig2.heal()
     assert set(states(report)) == {"created"} and set(generations(report)) == {3}
-    rig8.damage((0, b"\xff" * rig8.spec.flash_size))
-    assert rig8.heal()["version"] == "1.0"
+    rig2.damage((0, b"\xff" * rig2.spec.flash_size))
+    assert rig2.heal()["version"] == "1.0"
 
 
 @several
