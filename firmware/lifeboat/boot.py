@@ -12,7 +12,6 @@ A board is a module or object with
     retained()    a bytearray that survives a soft reset, or None
 """
 
-import gc
 from time import ticks_diff, ticks_ms
 
 from micropython import const
@@ -189,9 +188,7 @@ class _Session:
         )
 
     def _find_members(self, found):
-        # Large buffers follow, the first of them for a whole block if there is something to repair:
-        # a small heap has room for them as long as it is in one piece.
-        gc.collect()
+        # A small heap has room for a block as long as it is in one piece.
         if found.damaged:
             self.scratch.get()
         disks = self._disks(lambda: list(self.board.disks())) or ()

@@ -3,7 +3,7 @@
 from errno import EIO, ETIMEDOUT
 
 from . import region as regions
-from .blockdev import INIT
+from .blockdev import INIT, Scratch
 from .errors import LifeboatError
 
 
@@ -17,11 +17,13 @@ class Member:
 
     state: one of format.md section 4; region: its Region or None; newest: the newest commit
     record, whose manifest may still be bad; newer_format: slots of a format that this lifeboat
-    does not know and must not overwrite. A disk that failed once is not asked again.
+    does not know and must not overwrite; unit: a Scratch of one unit, the same for all, since a
+    small heap has few places for one. A disk that failed once is not asked again.
     """
 
-    def __init__(self, disk, report):
+    def __init__(self, disk, report, unit):
         self.disk = disk
+        self.unit = unit
         self.name = str(disk.name)
         self.region = None
         self.state = "no-region"
@@ -43,6 +45,7 @@ class Member:
 
     def fail(self, error):
         """Note that the disk gave an OSError, and leave it alone from now on."""
+        self.unit.drop()
         self.state = "failed"
         self._report.reason(disk_error(error), self.name, str(error.errno))
 
@@ -59,7 +62,7 @@ class Member:
             while tries > 1 and not self._ready():
                 tries -= 1
             self.disk.ioctl(INIT, 0)
-            self.region = regions.find(self.disk, lbas)
+            self.region = regions.find(self.disk, lbas, self.unit.get())
             if self.region:
                 self.scan()
         except OSError as error:
@@ -79,7 +82,7 @@ class Member:
         self.state = "stale"
         self.records = []
         self.newest = None
-        unit = bytearray(regions.UNIT)
+        unit = self.unit.get()
         for slot in range(self.region.slots):
             commit = None
             try:
@@ -106,9 +109,10 @@ def survey(disks, lbas, report, tries=1):
     disk damaged code is lost, and a large disk may need several times its driver's patience
     to spin up.
     """
+    unit = Scratch(regions.UNIT)
     members = []
     for disk in disks:
-        member = Member(disk, report)
+        member = Member(disk, report, unit)
         member.open(lbas, tries)
         members.append(member)
     return members
@@ -121,10 +125,14 @@ def choose_home(members, build, report):
     own set. Its set is the one that holds the build in flash (None when that is unknown),
     else the one with most members here, else the one with the newest copy, else the first.
     """
-    best = own = None
+    sets = {}
     for member in members:
         if member.usable:
-            same = [m for m in members if m.usable and m.region.set_id == member.region.set_id]
+            sets.setdefault(member.region.set_id, []).append(member)
+    best = own = None
+    for member in members:
+        same = member.usable and sets.pop(member.region.set_id, None)
+        if same:
             rank = (
                 any(r and r.build == build for m in same for r in m.records),
                 len(same),
@@ -156,8 +164,8 @@ def check(members, manifest):
     """
     for member in members:
         if member.home and member.newest and member.newest.describes(manifest):
-            unit = bytearray(regions.UNIT)
             try:
+                unit = member.unit.get()
                 if member.region.holds_manifest(member.newest_slot, manifest, unit):
                     member.state = "level"
             except OSError as error:

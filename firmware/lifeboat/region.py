@@ -290,15 +290,15 @@ def _places(disk, lbas):
         yield lba, None
 
 
-def find(disk, lbas=()):
+def find(disk, lbas=(), unit=None):
     """Return the audited Region of a disk, or None.
 
-    lbas: where the board's configuration says that regions may start. Order of the places:
-    format.md, "Finding the region". Raises OSError as the disk does.
+    lbas: where the board's configuration says that regions may start; unit: scratch of UNIT
+    bytes. Order of the places: format.md, "Finding the region". Raises OSError as the disk does.
     """
     per_unit = _per_unit(disk)
     last = geometry(disk)[0] - per_unit
-    unit = bytearray(UNIT)
+    unit = unit or bytearray(UNIT)
     patient = _Patient(disk)
     for lba, partition in _places(patient, lbas):
         if 0 <= lba <= last:
