@@ -152,7 +152,8 @@ class AHCI:
         abars = []
         for device in range(32):
             slot = self._ecam + (device << 15)
-            functions = 8 if mem32[slot + _PCI_HEADER] & 0x800000 else 1
+            header = mem32[slot + _PCI_HEADER] >> 16 & 0xFF  # all ones: no device
+            functions = 8 if header & 0x80 and header != 0xFF else 1
             for function in range(functions):
                 config = slot + (function << 12)
                 if mem32[config + _PCI_CLASS] >> 8 & 0xFFFFFF == _CLASS_AHCI:
