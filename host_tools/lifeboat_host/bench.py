@@ -33,7 +33,8 @@ _DISK = 256 * _MB
 # Where the code's size does not matter. Its inspection takes longer than empty SATA ports need to
 # be told from slow disks, so that no power-on waits for them.
 _SMALL_CODE = 8 * _MB
-_WIDTH = 122  # of the table, also where the terminal is narrower
+_WIDTH = 118  # of the table, also where the terminal is narrower
+_TIMES = 3  # for what waits for a disk
 _TIMEOUT = 300  # seconds for one measurement on the board
 
 # docs/performance.md says where this figure comes from: it needs a C compiler for the board.
@@ -99,7 +100,7 @@ class Bench:
 
     def insn(self, call: str, times: int = 1) -> float:
         """Median of the instructions that a call counted."""
-        return statistics.median(self.ask(call)["insn"] for _ in range(times))
+        return float(statistics.median(self.ask(call)["insn"] for _ in range(times)))
 
     def power_on(self) -> dict[str, Any]:
         """One power-on that must end well: {insn, commands, report}."""
@@ -108,8 +109,8 @@ class Bench:
             raise LifeboatError("bench", f"the power-on failed: {found['report']}")
         return found
 
-    def power_on_insn(self, times: int = 1) -> float:
-        return statistics.median(self.power_on()["insn"] for _ in range(times))
+    def power_on_insn(self) -> float:
+        return float(statistics.median(self.power_on()["insn"] for _ in range(_TIMES)))
 
     def bytes_read(self) -> int:
         """Bytes that the board has read from its disks since QEMU started."""
@@ -121,7 +122,9 @@ def started(
     spec: BoardSpec, code_size: int, members: int = 0, disk_size: int = _DISK
 ) -> Iterator[Bench]:
     """A board with so much random code in its flash and a backup of it on so many disks."""
-    with tempfile.TemporaryDirectory(prefix="bench.", dir=boards.cache()) as folder, ExitStack() as s:
+    with ExitStack() as stack:
+        scratch = tempfile.TemporaryDirectory(prefix="bench.", dir=boards.cache())
+        folder = stack.enter_context(scratch)
         flash = Path(folder, "flash.img")
         source = Path(folder, "os.bin")
         source.write_bytes(random.Random(1).randbytes(code_size))
@@ -140,7 +143,7 @@ def started(
             {"driver": "file", "filename": str(path), "cache": {"no-flush": True}}
             for path in paths
         ]
-        board = s.enter_context(Board(flash, drives, spec=spec, icount=_ICOUNT))
+        board = stack.enter_context(Board(flash, drives, spec=spec, icount=_ICOUNT))
         report = board.power_on_report()
         states = [member["state"] for member in report["members"]]
         if states != ["created"] * members:
@@ -173,14 +176,14 @@ def _make_regions(spec: BoardSpec, paths: Sequence[Path], size: int) -> None:
 # --- the measurements ----------------------------------------------------------------------
 
 
-def main_rows(bench: Bench, spec: BoardSpec, times: int, heap_step: int) -> Iterator[Row]:
+def main_rows(bench: Bench, spec: BoardSpec, heap_step: int) -> Iterator[Row]:
     """All that is measured on one board with 16 MB of code and two members."""
     blocks = _CODE // spec.block_size
     per_byte = 1 / _CODE
     inspection = bench.insn("inspection()")
     yield Row(
         "inspection",
-        "boot inspection, CRC-32 of every block",
+        "inspection, CRC-32 of every block",
         "insn/B",
         inspection * per_byte,
         floor=bench.insn("every_word()") * per_byte,
@@ -200,15 +203,15 @@ def main_rows(bench: Bench, spec: BoardSpec, times: int, heap_step: int) -> Iter
     before = bench.bytes_read()
     first = bench.power_on()
     read = bench.bytes_read() - before
-    healthy = bench.power_on_insn(times)
+    healthy = bench.power_on_insn()
     members = len(first["commands"])
     commands = sum(first["commands"])
     yield Row(
         "healthy",
-        "power-on beyond inspection, per member",
+        "power-on but for its inspection, a member",
         "M insn",
         (healthy - inspection) / members / 1e6,
-        floor=bench.insn(f"small_reads({commands})", times) / members / 1e6,
+        floor=bench.insn(f"small_reads({commands})", _TIMES) / members / 1e6,
         limit=3,
         note=f"floor: {commands // members} bare reads of 4 KB",
     )
@@ -236,7 +239,7 @@ def main_rows(bench: Bench, spec: BoardSpec, times: int, heap_step: int) -> Iter
     yield from _parts("restore", parts)
 
     one_bad = []
-    for block in range(times):
+    for block in range(_TIMES):
         bench.ask(f"erase({block})")
         one_bad.append(bench.power_on()["insn"])
     yield Row(
@@ -246,16 +249,16 @@ def main_rows(bench: Bench, spec: BoardSpec, times: int, heap_step: int) -> Iter
         statistics.median(one_bad) / 1e6,
         floor=(inspection + restore / blocks) / 1e6,
         times_floor=1.15,
-        note=f"floor: inspection + 1/{blocks} of the restore",
+        note=f"floor: inspection + 1/{blocks} of restore",
     )
 
-    one_command = bench.insn(f"large_reads({_CODE}, {_CODE})", times) * per_byte
+    one_command = bench.insn(f"large_reads({_CODE}, {_CODE})", _TIMES) * per_byte
     for size, limit in ((4 * _MB, 0.02), (_MB, None)):
         yield Row(
             f"disk read, {size // _MB} MB",
-            f"disk read into RAM, commands of {size // _MB} MB",
+            f"disk read, commands of {size // _MB} MB",
             "insn/B",
-            bench.insn(f"large_reads({size}, {_CODE})", times) * per_byte,
+            bench.insn(f"large_reads({size}, {_CODE})", _TIMES) * per_byte,
             floor=one_command,
             limit=limit,
             note="floor: one command of 16 MB",
@@ -267,7 +270,7 @@ def main_rows(bench: Bench, spec: BoardSpec, times: int, heap_step: int) -> Iter
     parts = {name: backup[name] for name in ("read flash", "write", "read back")}
     yield Row(
         "backup",
-        "backup into a free slot, per member",
+        "backup into a free slot, a member",
         "insn/B",
         backup["free slot"] * per_byte,
         floor=sum(parts.values()) * per_byte,
@@ -277,7 +280,7 @@ def main_rows(bench: Bench, spec: BoardSpec, times: int, heap_step: int) -> Iter
     yield from _parts("backup", parts)
     yield Row(
         "backup, old slot",
-        "backup over an older one, per member",
+        "backup over an older one, a member",
         "insn/B",
         backup["old slot"] * per_byte,
         note="also reads the newest copy",
@@ -293,8 +296,8 @@ def _heap_rows(bench: Bench, spec: BoardSpec, blocks: int, step: int) -> Iterato
     manifest_block = spec.flash_size // spec.block_size - 1
     erased = [*range(blocks), manifest_block]
     for key, what, bad, buffer, limit in (
-        ("healthy", "heap of a healthy power-on", [], 0, 48),
-        ("recovery", "heap with all blocks and manifest bad", erased, spec.block_size, 64),
+        ("healthy", "heap, healthy power-on", [], 0, 48),
+        ("recovery", "heap, all blocks and manifest bad", erased, spec.block_size, 64),
     ):
         note = f"and the buffer of {buffer // _KB} KB" if buffer else ""
         least = least_heap(bench, bad, buffer, limit * _KB, step) / _KB
@@ -333,7 +336,7 @@ def least_heap(bench: Bench, erased: Sequence[int], buffer: int, goal: int, step
     return high
 
 
-def growth_rows(spec: BoardSpec, times: int) -> Iterator[Row]:
+def growth_rows(spec: BoardSpec) -> Iterator[Row]:
     """How costs grow with the flash, with the disks and with their number."""
     per_byte = []
     for size in (8 * _MB, _CODE, spec.flash_size - spec.block_size):
@@ -341,7 +344,7 @@ def growth_rows(spec: BoardSpec, times: int) -> Iterator[Row]:
             per_byte.append(bench.insn("inspection()") / size)
     yield Row(
         "growth, flash",
-        "inspection, 8 to 32 MB: spread per byte",
+        "inspection, 8 to 32 MB: spread",
         "%",
         (max(per_byte) / min(per_byte) - 1) * 100,
         limit=3,
@@ -350,13 +353,13 @@ def growth_rows(spec: BoardSpec, times: int) -> Iterator[Row]:
 
     def survey(members: int, disk_size: int = _DISK) -> float:
         with started(spec, _SMALL_CODE, members, disk_size) as bench:
-            return bench.power_on_insn(times) - bench.insn("inspection()")
+            return bench.power_on_insn() - bench.insn("inspection()")
 
     costs = {members: survey(members) for members in (1, 3, 6)}
     huge = survey(1, 4 * _TB)
     yield Row(
         "growth, disk",
-        "power-on, 256 MB to 4 TiB disk: change",
+        "healthy power-on, 256 MB to 4 TiB disk",
         "%",
         abs(huge / costs[1] - 1) * 100,
         limit=2,
@@ -387,9 +390,13 @@ def module_sizes() -> dict[str, int]:
     return {name: _mpy_size(firmware / "lifeboat" / name) for name in names}
 
 
+def cross_compiler() -> Path:
+    """MicroPython's mpy-cross, as set-up builds it."""
+    return boards.cache() / "micropython" / "mpy-cross" / "build" / "mpy-cross"
+
+
 def _mpy_size(source: Path) -> int:
-    compiler = boards.cache() / "micropython" / "mpy-cross" / "build" / "mpy-cross"
-    command = [str(compiler), "-march=rv32imc", "-s", source.name, "-o", "-", str(source)]
+    command = [str(cross_compiler()), "-march=rv32imc", "-s", source.name, "-o", "-", str(source)]
     try:
         return len(subprocess.run(command, capture_output=True, check=True).stdout)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -406,15 +413,14 @@ def size_row(modules: dict[str, int]) -> Row:
 
 
 def measure(quick: bool = False, progress: Callable[[str], None] = lambda _: None) -> list[Row]:
-    """All rows of the table. quick: each once, and of the heap only whether the goal is enough."""
+    """All rows of the table. quick: of the heap, only whether the goal is enough."""
     spec = boards.load()
-    times, heap_step = (1, 0) if quick else (3, _KB)
     rows = [size_row(module_sizes())]
     with started(spec, _CODE, members=2) as bench:
-        for row in main_rows(bench, spec, times, heap_step):
+        for row in main_rows(bench, spec, heap_step=0 if quick else _KB):
             progress(row.what)
             rows.append(row)
-    for row in growth_rows(spec, times):
+    for row in growth_rows(spec):
         progress(row.what)
         rows.append(row)
     return rows
@@ -445,7 +451,7 @@ def main(arguments: Sequence[str]) -> int:
         epilog="exit codes: 0 all goals reached, 1 error, 3 a goal was missed",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    parser.add_argument("--quick", action="store_true", help="each figure once; is the heap's goal enough?")
+    parser.add_argument("--quick", action="store_true", help="of the heap, only try the goal")
     args = parser.parse_args(arguments)
     output = Output(json=args.json)
     with output.console.status("measuring") as status:

@@ -281,6 +281,7 @@ def modules():
     forget("board", "lifeboat")
     before = gc.mem_alloc()
     import board  # noqa: F401
+
     import lifeboat  # noqa: F401
 
     gc.collect()
