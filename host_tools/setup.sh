@@ -96,12 +96,14 @@ make_in() {
         PYTHON="$(realpath -s --relative-to="$dir" "$LIFEBOAT_CACHE/venv/bin/python3")" "$@"
 }
 
-# ---- packages ----
+# ---- packages, arm_packages ----
+
+PACKAGES=packages.txt
 
 # The packages of the list that are not installed, alternatives as in the list.
 packages_missing() {
     # shellcheck disable=SC2016
-    grep -v '^#' "$LIFEBOAT_ROOT/host_tools/packages.txt" | while read -r names; do
+    grep -v '^#' "$LIFEBOAT_ROOT/host_tools/$PACKAGES" | while read -r names; do
         found=$(echo "$names" | tr '|' '\n' | xargs -r dpkg-query -W -f '${db:Status-Status}\n' \
             2>/dev/null | grep -cx installed) || true
         [ -z "$names" ] || [ "$found" -gt 0 ] || echo "$names"
@@ -156,6 +158,31 @@ packages_hint() {
     echo "run this as root, then try again: apt-get update && apt-get install" \
         "$(packages_missing | sed 's/|/ or /g' | paste -sd ' ')"
 }
+
+# What only tests need, a gigabyte once installed.
+arm_packages_text() (
+    PACKAGES=packages-arm.txt
+    packages_text
+)
+
+arm_packages_key() {
+    :
+}
+
+arm_packages_there() (
+    PACKAGES=packages-arm.txt
+    packages_there
+)
+
+arm_packages_do() (
+    PACKAGES=packages-arm.txt
+    packages_do
+)
+
+arm_packages_hint() (
+    PACKAGES=packages-arm.txt
+    packages_hint
+)
 
 # ---- venv ----
 
@@ -278,7 +305,7 @@ choose_suite() {
 micropython_do() {
     tree=$LIFEBOAT_CACHE/micropython
     # What was built belongs to the source that goes now.
-    rm -rf "$tree" "$LIFEBOAT_CACHE/boards" "$LIFEBOAT_CACHE/unix"
+    rm -rf "$tree" "$LIFEBOAT_CACHE/boards" "$LIFEBOAT_CACHE/unix" "$LIFEBOAT_CACHE/mps2_an385"
     if [ -n "$MICROPYTHON_DIR" ]; then
         [ -f "$MICROPYTHON_DIR/py/mpconfig.h" ] || {
             echo "$MICROPYTHON_DIR: no MicroPython source here (no py/mpconfig.h)"
@@ -397,6 +424,42 @@ firmware_do() {
 
 firmware_hint() {
     echo "mend the error shown in the log, then try again"
+}
+
+# ---- mps2 ----
+
+mps2_text() {
+    echo "build MicroPython with lifeboat for an Arm Cortex-M3, for tests (half a minute)"
+}
+
+mps2_key() {
+    source_key
+    (
+        cd "$LIFEBOAT_ROOT"
+        find firmware boards/mps2_an385 tests/conformance tests/fakes -name __pycache__ -prune \
+            -o -type f -printf '%p %T@\n' | sort | cksum
+    )
+}
+
+mps2_there() {
+    [ -f "$LIFEBOAT_CACHE/mps2_an385/firmware.elf" ]
+}
+
+mps2_do() {
+    port=$(readlink -e "$LIFEBOAT_CACHE/micropython")/ports/qemu
+    board=$LIFEBOAT_ROOT/boards/mps2_an385
+    built=$LIFEBOAT_CACHE/mps2_an385/build
+    # Make notices changed flags as little as a frozen file that came or went.
+    [ -z "$(find "$board/mpconfigboard.mk" -newer "$built/firmware.elf")" ] || rm -rf "$built"
+    mkdir -p "$built"
+    rm -f "$built/frozen_content.c"
+    make_in "$port" mps2_an385/build BOARD=MPS2_AN385 CROSS_COMPILE=arm-none-eabi- \
+        "BOARD_DIR=$(realpath --relative-to="$port" "$board")"
+    cp "$built/firmware.elf" "$LIFEBOAT_CACHE/mps2_an385/firmware.elf"
+}
+
+mps2_hint() {
+    firmware_hint
 }
 
 # ---- payload ----

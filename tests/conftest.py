@@ -13,7 +13,7 @@ import cpython_floor  # noqa: E402 - the path to it is set above
 
 cpython_floor.install()
 
-FLOORS = {"unix": "unix", "qemu": "qemu"}
+FLOORS = {"unix": "unix", "arm": "arm", "qemu": "qemu"}
 
 
 def pytest_collection_modifyitems(items):

@@ -109,7 +109,7 @@ def _test(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lifeboat test",
         description="Runs pytest in the source tree; other arguments go to pytest.",
-        epilog="floors: lifeboat test -m host (or unix, qemu); one test: lifeboat test -k NAME",
+        epilog="floors: lifeboat test -m host (unix, arm, qemu); one test: lifeboat test -k NAME",
     )
     parser.add_argument("--slow", action="store_true", help="the long sweeps, too")
     parser.add_argument("-m", dest="markers", metavar="MARKERS", help="only these, as for pytest")

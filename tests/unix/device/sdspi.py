@@ -1,4 +1,9 @@
-"""The SD driver on the card model: conformance, and one failure of each kind."""
+"""The SD driver on the card model: conformance, and one failure of each kind.
+
+Arguments: the kinds of cards, else all.
+"""
+
+import sys
 
 from conformance.disk import check_disk
 
@@ -17,6 +22,8 @@ def make(kind, sectors):
 
 
 for kind, sectors in (("sdsc1", 1 << 16), ("sdsc", 1 << 22), ("sdhc", 1 << 28)):
+    if kind not in sys.argv[1:] and sys.argv[1:]:
+        continue
     card, _, sd = make(kind, sectors)
     check_disk(sd, sectors - 64, 64)
     assert not card.complaints, card.complaints
