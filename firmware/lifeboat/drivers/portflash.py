@@ -9,6 +9,8 @@ extended interface. Errors are OSErrors:
 
     EINVAL     outside the flash, or a buffer of the wrong size; nothing was done
     EIO        the port said no
+
+What is written has to lie in RAM: the RP2040 can not program its flash from its flash.
 """
 
 from errno import EINVAL, EIO

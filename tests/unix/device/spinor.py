@@ -3,7 +3,21 @@
 from conformance.flash import check_flash
 
 from fakes.spinor import Bus, Chip, Select
+from lifeboat.drivers import spinor
 from lifeboat.drivers.spinor import SPINOR
+
+
+# A millisecond passes at each look: on a slow machine the fake of the bus takes longer than real
+# time allows the chip.
+class Clock:
+    ms = 0
+
+    def ticks_ms(self):
+        self.ms += 1
+        return self.ms
+
+
+spinor.ticks_ms = Clock().ticks_ms
 
 MICRON = (0x70, 0x10, 0x20, 0x02, 0x50)
 
