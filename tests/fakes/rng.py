@@ -13,11 +13,15 @@ class Rng:
 
     def bytes(self, size):
         """Return the next size bytes."""
-        while len(self._pool) < size:
-            self._pool += sha256(("%s/%d" % (self._seed, self._n)).encode()).digest()
+        pieces = [self._pool]
+        missing = size - len(self._pool)
+        while missing > 0:
+            pieces.append(sha256(("%s/%d" % (self._seed, self._n)).encode()).digest())
             self._n += 1
-        out, self._pool = self._pool[:size], self._pool[size:]
-        return out
+            missing -= 32
+        pool = b"".join(pieces)
+        self._pool = pool[size:]
+        return pool[:size]
 
     def below(self, n):
         """Return a number from 0 to n - 1."""
