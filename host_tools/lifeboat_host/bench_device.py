@@ -2,7 +2,8 @@
 """The half of `lifeboat bench` that runs on the board, typed into its raw REPL.
 
 Time is counted in guest instructions: with QEMU's `-icount shift=0` one takes 1 ns, so a tick of
-the 10 MHz clock is 100 of them. Functions print what they found as one line of JSON.
+a 10 MHz clock is 100 of them; setup() tells how many. Functions print what they found as one line
+of JSON.
 """
 
 import gc
@@ -14,11 +15,19 @@ from micropython import const
 from uctypes import addressof, bytearray_at
 
 _MTIME = const(0x0200BFF8)
-_TICK = const(100)
 _GHC = const(0x40000004)  # of the AHCI controller, where the board's driver puts it
 _HBA_RESET = const(0x80000001)
 _RAM = 0x84000000  # free memory, away from the heap
-_ERASE = const(6)
+_SIZE = const(5)
+
+_tick = 0
+
+
+def setup(tick):
+    """Say first how many instructions a tick of the clock is."""
+    global _tick
+    _tick = tick
+    say(None)
 
 
 def say(value):
@@ -30,11 +39,16 @@ def cost(call, *args):
     gc.collect()
     start = mem32[_MTIME]
     call(*args)
-    return (mem32[_MTIME] - start & 0xFFFFFFFF) * _TICK
+    return (mem32[_MTIME] - start & 0xFFFFFFFF) * _tick
 
 
 def reset_disks():
-    """Put the disk controller into the state it has after power-on (AHCI 1.3.1, 10.4.3)."""
+    """Put the disk controller into the state it has after power-on (AHCI 1.3.1, 10.4.3).
+
+    An SD card needs nothing: a power-on identifies it anew, whatever state it is in.
+    """
+    if "lifeboat.drivers.ahci" not in sys.modules:
+        return
     mem32[_GHC] = _HBA_RESET
     while mem32[_GHC] & 1:
         pass
@@ -56,6 +70,17 @@ def new_board():
     return board
 
 
+def eraser(board):
+    """Return a function that erases one block of the board's code flash."""
+    from lifeboat.blockdev import Window, geometry
+
+    driver = board.flash()
+    count, size = geometry(driver)
+    window = Window(driver, 0, count)
+    units = board.BLOCK_SIZE // size
+    return lambda block: window.erase(block * units, units)
+
+
 class Opened:
     """A board after its survey: what the steps of a power-on hand to each other."""
 
@@ -67,6 +92,8 @@ class Opened:
         board = new_board()
         board.start()
         self.driver = board.flash()
+        self.erase = eraser(board)
+        self.units = board.BLOCK_SIZE // self.driver.ioctl(_SIZE, 0)
         self.flash = CodeFlash(self.driver, board.BLOCK_SIZE)
         self.manifest = self.flash.manifest()[0]
         self.blocks = range(self.manifest.block_count)
@@ -106,7 +133,23 @@ def every_word():
 
 def digests():
     o = Opened()
-    say({"insn": o.each(lambda i: o.manifest.matches(i, o.flash.map(i * len(o.buf), len(o.buf))))})
+    size = len(o.buf)
+    say({"insn": sum(cost(o.manifest.matches, i, o.flash.map(i * size, size)) for i in o.blocks)})
+
+
+# What a serial flash's inspection is made of.
+
+
+def serial_parts():
+    from lifeboat.kernels import crc32
+
+    o = Opened()
+    found = {
+        "bus": cost(o.driver._spi.readinto, o.buf, 0xFF),  # no chip is selected
+        "crc32": cost(crc32, o.buf),
+        "readblocks": cost(o.driver.readblocks, 0, o.buf),
+    }
+    say({name: insn / len(o.buf) for name, insn in found.items()})
 
 
 # Whole power-ons.
@@ -121,11 +164,34 @@ def power_on():
     say({"insn": insn, "commands": commands, "report": lifeboat.report().data})
 
 
+def bytes_read():
+    """Power on, and say how many bytes the disks' drivers were asked for."""
+    import lifeboat
+
+    board = new_board()
+    board.start()
+    driver = type(board.disks()[0])
+    readblocks = driver.readblocks
+    total = 0
+
+    def counted(self, block, buf, *offset):
+        nonlocal total
+        total += len(buf)
+        return readblocks(self, block, buf, *offset)
+
+    driver.readblocks = counted
+    try:
+        lifeboat.power_on(new_board())
+    finally:
+        driver.readblocks = readblocks
+    say(total)
+
+
 def erase(*blocks):
     import board
 
     for block in blocks:
-        board.flash().ioctl(_ERASE, block)
+        eraser(board)(block)
     say(None)
 
 
@@ -191,18 +257,17 @@ def restore_parts():
         o.manifest.matches(i, buf)
 
     def program(i):
-        driver.writeblocks(i, buf, 0)
+        driver.writeblocks(i * o.units, buf, 0)
 
-    def program_all():
-        total = 0
-        for i in o.blocks:
-            read(i)
-            total += cost(program, i)
-        return total
-
-    found = {"read": o.each(read), "verify": o.each(verify)}
-    found["erase"] = o.each(lambda i: driver.ioctl(_ERASE, i))
-    found["program"] = program_all()
+    found = {}
+    for i in o.blocks:
+        for name, call in (
+            ("read", read),
+            ("verify", verify),
+            ("erase", o.erase),
+            ("program", program),
+        ):
+            found[name] = found.get(name, 0) + cost(call, i)
     found["read back"] = cost(damaged_blocks, o.flash, o.manifest)
     say(found)
 
@@ -262,7 +327,7 @@ def try_heap(free, erased=()):
 
     board = new_board()
     for block in erased:
-        board.flash().ioctl(_ERASE, block)
+        eraser(board)(block)
     board = new_board()
     lifeboat.boot._last = None
     ballast = fill_heap(free)
