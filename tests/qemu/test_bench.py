@@ -40,12 +40,12 @@ def rows(spec):
     return {row.key: row for row in bench.measure(spec, quick=True)}
 
 
-@pytest.mark.parametrize(
-    ("spec", "key"), [(board, key) for board in KEYS for key in KEYS[board]], indirect=["spec"]
-)
-def test_the_goal_is_reached(rows, key):
-    row = rows[key]
-    assert row.ok, f"{row.what}: {row.value:.4g} {row.unit}, goal {row.reach:.4g}; {row.note}"
+def test_the_goals_are_reached(rows):
+    assert not [
+        f"{row.what}: {row.value:.4g} {row.unit}, goal {row.reach:.4g}; {row.note}"
+        for row in rows.values()
+        if row.ok is False
+    ]
 
 
 def test_every_goal_is_tested(rows, spec):
