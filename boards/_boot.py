@@ -8,7 +8,7 @@ import lifeboat
 if lifeboat.start(board).runs:
     try:
         lifeboat.mount(board)
-    except (OSError, lifeboat.LifeboatError) as error:
+    except Exception as error:
         print("[lifeboat] not mounted:", repr(error))
 
 del board, lifeboat

@@ -3,9 +3,11 @@
 Protocol: os.AbstractBlockDev of MicroPython's documentation, simple and extended form.
 """
 
-from errno import EINVAL, EPERM
+from errno import EINVAL, EIO, EPERM
 
 from micropython import const
+
+_EROFS = const(30)  # not in MicroPython's errno
 
 INIT = const(1)
 SYNC = const(3)
@@ -22,6 +24,55 @@ def geometry(dev):
     return count, size
 
 
+class Checked:
+    """Any block device, with every failure an OSError.
+
+    Drivers may return False or a negative errno instead of raising, have no writeblocks when
+    they are read-only, no name, no answer to "block size" (then it is 512), and errors of
+    their own: one of them is not to keep the others from being used.
+    """
+
+    def __init__(self, dev, name=""):
+        self._dev = dev
+        self.name = str(getattr(dev, "name", name))
+        self.mapped = getattr(dev, "mapped", hasattr(dev, "view"))
+        if self.mapped:
+            self.view = dev.view
+
+    def _call(self, method, *args):
+        try:
+            result = getattr(self._dev, method)(*args)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(EIO, repr(error)) from None
+        if result is False:
+            raise OSError(EIO, method)
+        if result is not None and result is not True and result < 0:
+            raise OSError(-result, method)
+        return result
+
+    def readblocks(self, *args):
+        self._call("readblocks", *args)
+
+    def writeblocks(self, *args):
+        if not hasattr(self._dev, "writeblocks"):
+            raise OSError(_EROFS, "read-only")
+        self._call("writeblocks", *args)
+
+    def ioctl(self, op, arg):
+        result = self._call("ioctl", op, arg)
+        return 512 if op == SIZE and result is None else result
+
+    def erase_blocks(self, first, count):
+        """Erase blocks; a device with a method of this name may do many with one command."""
+        if hasattr(self._dev, "erase_blocks"):
+            self._call("erase_blocks", first, count)
+            return
+        for block in range(first, first + count):
+            self.ioctl(ERASE, block)
+
+
 class Window:
     """The blocks [first, first + count) of a device, as a device of its own.
 
@@ -31,6 +82,8 @@ class Window:
     """
 
     def __init__(self, dev, first, count):
+        if not isinstance(dev, Checked):
+            dev = Checked(dev)
         total, self.size = geometry(dev)
         if first < 0 or count < 1 or first + count > total:
             raise OSError(EINVAL)
@@ -69,17 +122,13 @@ class Window:
     @property
     def mapped(self):
         """Whether view() works: the device is memory mapped."""
-        return hasattr(self._dev, "view")
+        return self._dev.mapped
 
-    def erase(self, first, count):
-        """Erase blocks; a device that has erase() itself may do many with one command."""
+    def erase_blocks(self, first, count):
+        """Erase blocks, with as few commands as the device can."""
         self._check(first, 0, count * self.size)
-        if not hasattr(self._dev, "erase"):
-            for block in range(first, first + count):
-                self.ioctl(ERASE, block)
-            return
         self.erases += count
-        self._dev.erase(self._first + first, count)
+        self._dev.erase_blocks(self._first + first, count)
 
     def view(self, offset, length):
         """Return a view of the window's bytes [offset, offset + length), without a copy."""

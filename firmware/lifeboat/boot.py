@@ -21,7 +21,7 @@ from .checking import check, choose_home, survey
 from .codeflash import CodeFlash
 from .creating import create, generation_for, mend
 from .errors import LifeboatError
-from .inspecting import inspect
+from .inspecting import Inspection, inspect
 from .manifest import ROMFS
 from .recovery import act, assess, bad_copies
 from .region import UNIT
@@ -42,8 +42,8 @@ def report():
 def start(board):
     """Return the verdict's Report: the stored one after a soft reset, else from power_on().
 
-    A soft reset restarts the interpreter only, so the code in flash is as it was found; not
-    inspecting again keeps tools that soft-reset the board on every connect from waiting.
+    A soft reset restarts the interpreter only. Not inspecting again keeps tools that soft-reset
+    the board on every connect from waiting.
     """
     global _last
     try:
@@ -78,7 +78,10 @@ def power_on(board):
         result.data["verdict"] = RUN_DEGRADED if intact else RESCUE
         result.reason("internal", "", repr(error))
     result.data["ms"]["total"] = ticks_diff(ticks_ms(), began)
-    result.show()
+    try:
+        result.show()
+    except Exception as error:  # noqa: BLE001 - too little memory, perhaps
+        print("[lifeboat]", result.verdict, repr(error))
     try:
         area = board.retained()
         if area:
@@ -147,11 +150,14 @@ class _Session:
         data["ms"]["recover"] = ticks_diff(now, mark)
         if found.intact:
             self._describe(found.manifest)
-            self._back_up(found.manifest, plan)
-        else:
+            try:
+                self._back_up(found.manifest, plan)
+            except Exception as error:  # noqa: BLE001 - I6: intact code runs
+                self.report.reason("internal", "backup", repr(error))
+        if not found.intact:
             if found.code:
                 self.report.reason(found.code, "flash", found.detail)
-            if data["lost"] or not found.manifest:
+            if data["lost"] or (not found.manifest and found.code != "manifest-version"):
                 self.report.reason("block-lost", "flash", "no backup" if not data["lost"] else "")
         data["ms"]["backup"] = ticks_diff(ticks_ms(), now)
         self._finish(found)
@@ -192,7 +198,7 @@ class _Session:
         if found.damaged:
             self.scratch.get()
         disks = self._disks(lambda: list(self.board.disks())) or ()
-        tries = _PATIENCE if found.damaged else 1
+        tries = 1 if found.intact else _PATIENCE
         self.members = survey(disks, self.board.REGION_LBAS, self.report, tries)
         choose_home(self.members, found.manifest and found.manifest.build, self.report)
 
@@ -210,7 +216,7 @@ class _Session:
         if plan is None:
             return None
         if plan.manifest is not found.manifest and not plan.lost:
-            if found.manifest:
+            if plan.older:
                 report.reason("older-build", "flash", plan.manifest.version)
             report.data["bad"] = runs(plan.bad + [flash.manifest_block])
         if plan.lost:
@@ -221,17 +227,28 @@ class _Session:
         except LifeboatError as error:
             report.data["lost"] = runs(plan.lost)
             if not plan.lost:
-                found.code, found.detail = error.code, error.detail
+                report.reason(error.code, "flash", error.detail)
         except OSError as error:
-            found.code, found.detail = "flash-failed", str(error.errno)
+            report.reason("flash-failed", "flash", str(error.errno))
         else:
             found.code = None
             found.manifest, found.bad = plan.manifest, []
             if plan.manifest_copy:
                 found.manifest_state = "ok"
             return plan
-        found.bad = found.bad or plan.bad
+        self._inspect_again()
         return None
+
+    # After trouble with the flash: what it holds now decides, not what was found before.
+    def _inspect_again(self):
+        try:
+            now = inspect(self.flash, self.board.PRODUCT)
+        except OSError as error:
+            now = Inspection()
+            now.code, now.detail = "flash-failed", str(error.errno)
+        found = self.found
+        found.manifest, found.manifest_state = now.manifest, now.manifest_state
+        found.code, found.detail, found.bad = now.code, now.detail, now.bad
 
     # S2 and S3, and the copies that S4 found bad.
     def _back_up(self, manifest, plan):
@@ -240,14 +257,15 @@ class _Session:
         for copy, block in bad_copies(plan, self.scratch) if plan else ():
             self.report.reason("copy-bad", copy.member.name, "block %d" % block)
             args = self.flash, manifest, copy, block, self.scratch.get()
-            self._attempt(copy.member, self._mended(copy.member), mend, *args)
+            self._attempt(copy.member, self._mended(copy.member), "stale", mend, *args)
         for member in behind:
-            self._attempt(member, "created", self._create, member, manifest)
+            self._attempt(member, "created", "stale", self._create, member, manifest)
         for member in self.members:
             if member.home and member.region.bad_copies:
                 self.report.reason("header-bad", member.name)
                 unit = bytearray(UNIT)
-                self._attempt(member, self._mended(member), member.region.mend_header, unit)
+                mend_header = member.region.mend_header
+                self._attempt(member, self._mended(member), member.state, mend_header, unit)
 
     # The state of a member after mending: without a backup of the code it stays stale.
     @staticmethod
@@ -259,17 +277,19 @@ class _Session:
         create(self.flash, manifest, member, generation, self.scratch.get())
 
     # What fails on one member is reported, and the others still get their turn.
-    def _attempt(self, member, state, action, *args):
-        if not member.home:
+    def _attempt(self, member, done, failed, action, *args):
+        if not member.home or not self.found.intact:
             return
         try:
             action(*args)
-            member.state = state
+            member.state = done
         except LifeboatError as error:
-            member.state = "stale"
+            member.state = failed
             self.report.reason(error.code, member.name, error.detail)
+            if error.code == "flash-changed":
+                self._inspect_again()
         except OSError as error:
-            member.state = "stale"
+            member.state = failed
             member.io_error(error)
             self.scratch.drop()
 

@@ -3,7 +3,7 @@
 from errno import EIO, ETIMEDOUT
 
 from . import region as regions
-from .blockdev import INIT, Scratch
+from .blockdev import INIT, Checked, Scratch
 from .errors import LifeboatError
 
 
@@ -17,20 +17,22 @@ class Member:
 
     state: one of format.md section 4; region: its Region or None; newest: the newest commit
     record, whose manifest may still be bad; newer_format: slots of a format that this lifeboat
-    does not know and must not overwrite; unit: a Scratch of one unit, the same for all, since a
-    small heap has few places for one. A disk that failed once is not asked again.
+    does not know and must not overwrite; unreadable: slots whose record can't be read; unit: a
+    Scratch of one unit, the same for all, since a small heap has few places for one. A disk
+    that failed once is not asked again.
     """
 
     def __init__(self, disk, report, unit):
         self.disk = disk
         self.unit = unit
-        self.name = str(disk.name)
+        self.name = disk.name
         self.region = None
         self.state = "no-region"
         self.newest = None
         self.newest_slot = None
         self.records = []
         self.newer_format = []
+        self.unreadable = []
         self._report = report
 
     @property
@@ -65,6 +67,8 @@ class Member:
             self.region = regions.find(self.disk, lbas, self.unit.get())
             if self.region:
                 self.scan()
+        except LifeboatError as error:
+            self._report.reason(error.code, self.name, error.detail)
         except OSError as error:
             self.fail(error)
 
@@ -95,6 +99,7 @@ class Member:
             except OSError as error:
                 if error.errno != EIO:
                     raise
+                self.unreadable.append(slot)
                 self.io_error(error)
             self.records.append(commit)
             if commit and (not self.newest or commit.generation > self.newest.generation):
@@ -111,8 +116,8 @@ def survey(disks, lbas, report, tries=1):
     """
     unit = Scratch(regions.UNIT)
     members = []
-    for disk in disks:
-        member = Member(disk, report, unit)
+    for i, disk in enumerate(disks):
+        member = Member(Checked(disk, "disk%d" % i), report, unit)
         member.open(lbas, tries)
         members.append(member)
     return members
@@ -163,10 +168,24 @@ def check(members, manifest):
     Reads one manifest per member and no block.
     """
     for member in members:
-        if member.home and member.newest and member.newest.describes(manifest):
-            try:
-                unit = member.unit.get()
-                if member.region.holds_manifest(member.newest_slot, manifest, unit):
-                    member.state = "level"
-            except OSError as error:
-                member.io_error(error)
+        if not (member.home and member.newest):
+            continue
+        # The same build signed anew has a copy of the same generation.
+        for slot, commit in enumerate(member.records):
+            if (
+                commit
+                and commit.generation == member.newest.generation
+                and commit.describes(manifest)
+                and _holds(member, slot, manifest)
+            ):
+                member.newest, member.newest_slot = commit, slot
+                member.state = "level"
+                break
+
+
+def _holds(member, slot, manifest):
+    try:
+        return member.region.holds_manifest(slot, manifest, member.unit.get())
+    except OSError as error:
+        member.io_error(error)
+        return False

@@ -4,7 +4,7 @@ from errno import EINVAL
 
 from micropython import const
 
-from .blockdev import INIT, Window, geometry
+from .blockdev import INIT, Checked, Window, geometry
 from .kernels import blank, crc32
 from .manifest import Manifest
 
@@ -19,6 +19,7 @@ class CodeFlash:
     """
 
     def __init__(self, dev, block_size):
+        dev = Checked(dev)
         dev.ioctl(INIT, 0)
         count, erase_size = geometry(dev)
         if block_size % 4096 or block_size % erase_size or count * erase_size % block_size:
@@ -65,10 +66,10 @@ class CodeFlash:
     # soon fill a small heap.
     def _pieces(self, start, end):
         if self._buf is None:
-            self._buf = memoryview(bytearray(_CHUNK))
+            self._buf = memoryview(bytearray(min(_CHUNK, self.block_size)))
         buf = self._buf
-        for offset in range(start, end, _CHUNK):
-            piece = buf[: min(_CHUNK, end - offset)]
+        for offset in range(start, end, len(buf)):
+            piece = buf[: end - offset]
             self._read(offset, piece)
             yield piece
 
@@ -93,5 +94,5 @@ class CodeFlash:
         Power cut: the block is torn, and found damaged by the next inspection.
         """
         first = block * self._per_block
-        self._dev.erase(first, self._per_block)
+        self._dev.erase_blocks(first, self._per_block)
         self._dev.writeblocks(first, data, 0)

@@ -33,28 +33,37 @@ def _blocks_match(region, slot, manifest, buf):
     return True
 
 
-# The manifest of a committed slot, or None.
+# The manifest of a committed slot, or None. Raises LifeboatError(manifest-version) when it is of
+# a format that we don't know and must not overwrite; OSError as the disk does.
 def _committed(region, slot, commit):
     try:
         manifest = region.manifest(slot)
-    except LifeboatError:
-        return None
-    except OSError as error:
-        if error.errno != EIO:
+    except LifeboatError as error:
+        if error.code == "manifest-version":
             raise
         return None
     return manifest if commit.describes(manifest) else None
 
 
 # The slot to give up: a free one; else the oldest, if the newest is whole; else the newest,
-# which then is no loss (I2).
+# which then is no loss (I2). Slots that could not be read just now may hold a good copy, and
+# may not take another: they come last.
 def _victim(member, buf):
     region = member.region
     committed = []
+    doubtful = list(member.unreadable)
     for slot, commit in enumerate(member.records):
-        if slot in member.newer_format:
+        if slot in member.newer_format or slot in doubtful:
             continue
-        manifest = commit and _committed(region, slot, commit)
+        try:
+            manifest = commit and _committed(region, slot, commit)
+        except LifeboatError:
+            continue
+        except OSError as error:
+            if error.errno != EIO:
+                raise
+            doubtful.append(slot)
+            continue
         if not manifest:
             return slot
         committed.append((commit.generation, slot, manifest))
@@ -63,9 +72,11 @@ def _victim(member, buf):
         _, newest, manifest = committed[-1]
         if not _is_whole(region, newest, manifest, buf):
             return newest
-    if len(committed) < 2:
-        raise LifeboatError("commit-version", "no slot to spare")
-    return committed[0][1]
+    if len(committed) > 1:
+        return committed[0][1]
+    if doubtful:
+        return doubtful[0]
+    raise LifeboatError("commit-version", "no slot to spare")
 
 
 def generation_for(members, manifest):
@@ -101,6 +112,8 @@ def create(flash, manifest, member, generation, buf):
     unit = buf[:UNIT]
     slot = _victim(member, buf)
     member.records[slot] = None
+    if slot == member.newest_slot:
+        member.newest = None
     region.clear_commit(slot)
     for i in range(manifest.block_count):
         flash.read(i, buf)

@@ -1,4 +1,4 @@
-"""Find one partition in a GUID partition table. UEFI 2.10 sections 5.3.2 and 5.3.3."""
+"""Partition tables: GPT (UEFI 2.10 sections 5.3.2 and 5.3.3), and a look at the MBR."""
 
 from struct import unpack_from
 
@@ -7,7 +7,8 @@ from micropython import const
 from .blockdev import geometry
 from .kernels import crc32
 
-_ENTRIES = const(1024)  # more than any tool makes; bounds the work on a hostile table
+PROTECTIVE = const(0xEE)
+_ENTRIES = const(256)  # more than any tool makes; bounds the work on a hostile table
 _UNUSED = bytes(16)
 
 
@@ -58,3 +59,22 @@ def _table(disk, lba, buf, count, match):
                 if kind != _UNUSED and match(kind, first, last):
                     found = first, last - first + 1
     return found if crc == entries_crc else None
+
+
+def mbr_claims(disk, start, buf):
+    """Return whether a partition of the MBR, if the disk has one, reaches beyond LBA start.
+
+    buf: scratch of at least a sector. The boot sector of a file system, which looks like an
+    MBR, begins with a jump (0xEB or 0xE9) and counts as claiming nothing.
+    """
+    size = geometry(disk)[1]
+    sector = memoryview(buf)[:size]
+    disk.readblocks(0, sector)
+    if bytes(sector[510:512]) != b"\x55\xaa" or sector[0] in (0xEB, 0xE9):
+        return False
+    for entry in range(446, 510, 16):
+        kind = sector[entry + 4]
+        first, length = unpack_from("<II", sector, entry + 8)
+        if kind and kind != PROTECTIVE and first + length > start:
+            return True
+    return False

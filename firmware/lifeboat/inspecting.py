@@ -1,5 +1,7 @@
 """S1: is any part of the embedded code in flash damaged?"""
 
+from errno import EIO
+
 from .errors import LifeboatError
 
 
@@ -31,12 +33,22 @@ class Inspection:
 def damaged_blocks(flash, manifest, blocks=None):
     """Return the numbers of the blocks whose CRC-32 is not the manifest's.
 
-    blocks: which to look at, default all. Raises OSError as the flash driver does.
+    blocks: which to look at, default all. A block that reads with EIO is damaged: an erase may
+    cure what error correction could not. Raises other OSErrors of the flash driver.
     """
     if blocks is None:
         blocks = range(manifest.block_count)
     crc, want = flash.crc, manifest.crc
-    return [i for i in blocks if crc(i) != want(i)]
+    bad = []
+    for i in blocks:
+        try:
+            if crc(i) == want(i):
+                continue
+        except OSError as error:
+            if error.errno != EIO:
+                raise
+        bad.append(i)
+    return bad
 
 
 def inspect(flash, product):
@@ -47,6 +59,11 @@ def inspect(flash, product):
         manifest.accept(product, flash.block_size, flash.manifest_block)
     except LifeboatError as error:
         found.code, found.detail = error.code, error.detail
+        return found
+    except OSError as error:
+        if error.errno != EIO:
+            raise
+        found.code, found.detail = "flash-failed", "manifest"
         return found
     found.manifest = manifest
     found.manifest_state = "ok" if blank else "padding"

@@ -10,21 +10,19 @@ What may belong to somebody is refused, never overwritten: there is no force.
 """
 
 from hashlib import sha256
-from struct import unpack_from
 from time import ticks_us
 
 from micropython import const
 
 from . import gpt
 from . import region as regions
-from .blockdev import INIT, SYNC, Window, geometry
+from .blockdev import INIT, SYNC, Checked, Window, geometry
 from .errors import LifeboatError
 from .region import SLOT_DATA, TYPE_GUID, UNIT, make_header
 
 _SPARE = const(131072)  # format.md section 3: room for later minor versions
 _HEAD = const(131072)  # where file systems and tables have their signatures
 _PIECE = const(65536)
-_PROTECTIVE = const(0xEE)
 
 
 def region_size(code_size, slots):
@@ -68,16 +66,13 @@ def propose(disk, size):
 # the range: a file system that fills the whole disk has its signature there.
 def _check_head(disk, start, lba_size):
     sector = bytearray(lba_size)
-    disk.readblocks(0, sector)
-    first = 0
-    if sector[510:512] == b"\x55\xaa" and sector[0] not in (0xEB, 0xE9):
-        for entry in range(446, 510, 16):
-            kind = sector[entry + 4]
-            begin, length = unpack_from("<II", sector, entry + 8)
-            if kind == _PROTECTIVE or (kind and begin + length > start):
-                raise LifeboatError("disk-in-use", "a partition reaches into the range")
-            first = first or kind
-    if not first:
+    if gpt.mbr_claims(disk, start, sector):
+        raise LifeboatError("disk-in-use", "a partition reaches into the range")
+    kinds = [sector[entry + 4] for entry in range(446, 510, 16)]
+    table = sector[510:512] == b"\x55\xaa" and sector[0] not in (0xEB, 0xE9)
+    if table and gpt.PROTECTIVE in kinds:
+        raise LifeboatError("disk-in-use", "its GPT is damaged")
+    if not (table and any(kinds)):
         _check_zero(disk, 0, _HEAD // lba_size, lba_size, "it has data but no partition table")
 
 
@@ -92,6 +87,10 @@ def _check_zero(disk, start, sectors, lba_size, reason):
             raise LifeboatError("disk-in-use", "%s: LBA %d" % (reason, lba))
 
 
+def _disks(board):
+    return [Checked(disk, "disk%d" % i) for i, disk in enumerate(board.disks())]
+
+
 def _code_size(board):
     count, size = geometry(board.flash())
     return count * size - board.BLOCK_SIZE
@@ -101,7 +100,7 @@ def show(board, slots=2):
     """Print each disk of the board, and the range that create() would take or why not."""
     board.start()
     size = region_size(_code_size(board), slots)
-    for disk in board.disks():
+    for disk in _disks(board):
         try:
             start, sectors = propose(disk, size)
             text = "LBA %d, %d sectors" % (start, sectors)
@@ -119,7 +118,7 @@ def create(board, names, slots=2):
     """
     board.start()
     size = region_size(_code_size(board), slots)
-    disks = [disk for disk in board.disks() if disk.name in names]
+    disks = [disk for disk in _disks(board) if disk.name in names]
     if len(disks) != len(names):
         raise LifeboatError("disk-in-use", "there is no such disk")
     places = [propose(disk, size) for disk in disks]

@@ -1,5 +1,7 @@
 """S4: put the backup back into flash, damaged blocks only."""
 
+from errno import EIO
+
 from .errors import LifeboatError
 from .inspecting import damaged_blocks
 from .kernels import crc32
@@ -7,11 +9,15 @@ from .region import UNIT
 
 
 class Copy:
-    """A slot that may hold a copy of blocks: which member, which slot."""
+    """A slot that may hold a copy of blocks: which member, which slot.
+
+    bad: blocks of it that should be right but are not.
+    """
 
     def __init__(self, member, slot):
         self.member = member
         self.slot = slot
+        self.bad = set()
 
     def read(self, block, scratch, good):
         """Read a block; return whether good(data) holds. A failing disk is dropped."""
@@ -24,7 +30,8 @@ class Copy:
             region.read(at, buf)
         except OSError as error:
             self.member.io_error(error)
-            scratch.drop()
+            if error.errno != EIO:
+                scratch.drop()
             return False
         return good(buf)
 
@@ -34,7 +41,7 @@ class Plan:
 
     bad: damaged blocks; sources: block -> Copy; lost: blocks without a good copy;
     manifest_copy: Copy whose manifest goes into flash, or None when flash's is to stay;
-    bad_copies: (Copy, block) that should be right but are not.
+    older: whether a newer build could not be made whole.
     """
 
     def __init__(self, manifest, bad, manifest_copy):
@@ -44,7 +51,7 @@ class Plan:
         self.copies = []
         self.sources = {}
         self.lost = []
-        self.bad_copies = []
+        self.older = False
 
 
 # All slots of all members, those that claim to hold the build first: only their copies are
@@ -66,17 +73,20 @@ def _fetch(plan, block, scratch, good):
         if copy.member.usable:
             if copy.read(block, scratch, good):
                 return copy
-            if copy.member.home and (copy, block) not in plan.bad_copies:
-                plan.bad_copies.append((copy, block))
+            copy.bad.add(block)
     for copy in other:
         if copy.member.usable and copy.read(block, scratch, good):
             return copy
     return None
 
 
-def _complete(plan, members, scratch):
+# Find a source for every damaged block. The first plan names all blocks that are lost; a further
+# one is of no use once a block is lost.
+def _complete(plan, members, scratch, further):
     plan.copies = _copies(members, plan.manifest)
     for block in plan.bad:
+        if further and plan.lost:
+            break
         want = plan.manifest.crc(block)
         copy = _fetch(plan, block, scratch, lambda data, want=want: crc32(data) == want)
         if copy:
@@ -92,16 +102,18 @@ def bad_copies(plan, scratch):
     Those that the repair met, and those of the same blocks that it did not need to read: what
     rotted in flash is not to rest on a single good copy afterwards.
     """
+    bad = []
     for copy in plan.copies[0]:
         for block in plan.bad:
             if not copy.member.home:
                 break
-            if plan.sources[block] is copy or (copy, block) in plan.bad_copies:
-                continue
             want = plan.manifest.crc(block)
-            if not copy.read(block, scratch, lambda data, want=want: crc32(data) == want):
-                plan.bad_copies.append((copy, block))
-    return plan.bad_copies
+            if block in copy.bad or not (
+                plan.sources[block] is copy
+                or copy.read(block, scratch, lambda data, want=want: crc32(data) == want)
+            ):
+                bad.append((copy, block))
+    return bad
 
 
 # Manifests in slots, as (manifest, Copy): those of committed slots first, sets with more
@@ -147,7 +159,7 @@ def assess(flash, found, members, product, scratch):
 
     first = None
     if found.manifest:
-        first = _complete(Plan(found.manifest, found.bad, None), members, scratch)
+        first = _complete(Plan(found.manifest, found.bad, None), members, scratch, False)
         if found.manifest_state == "padding":
             first.manifest_copy = _manifest_copy(members, found.manifest)
         if not first.lost:
@@ -155,7 +167,9 @@ def assess(flash, found, members, product, scratch):
     for manifest, copy in _backups(members, accept):
         if found.manifest and manifest.build == found.manifest.build:
             continue
-        plan = _complete(Plan(manifest, damaged_blocks(flash, manifest), copy), members, scratch)
+        plan = Plan(manifest, damaged_blocks(flash, manifest), copy)
+        _complete(plan, members, scratch, bool(first))
+        plan.older = bool(first)
         if not plan.lost:
             return plan
         first = first or plan
@@ -166,6 +180,8 @@ def assess(flash, found, members, product, scratch):
 # disk has the manifest too.
 def _manifest_copy(members, manifest):
     for copy in _copies(members, manifest)[0]:
+        if not copy.member.usable:
+            continue
         try:
             if copy.member.region.holds_manifest(copy.slot, manifest, bytearray(UNIT)):
                 return copy

@@ -41,6 +41,15 @@ def _check(buf, kind, magic):
         raise LifeboatError(kind + "-field", "header_size")
 
 
+# Whether this is a whole header of another major version: not for us to mend.
+def _is_newer(unit):
+    try:
+        _check(unit, "region", b"LBREGION")
+    except LifeboatError as error:
+        return error.code == "region-version"
+    return False
+
+
 def make_header(
     unit, lba_size, set_id, region_id, start, sectors, member, members, slots, slot_size
 ):
@@ -103,7 +112,8 @@ class Region:
         self._lba_size = size
         self.size = self.sectors * size
         if (
-            self.start * size % UNIT
+            not self.start
+            or self.start * size % UNIT
             or self.size % UNIT
             or not 2 <= self.slots <= 16
             or self.slot_size % UNIT
@@ -141,7 +151,7 @@ class Region:
         for offset in self.copies:
             try:
                 self.read(offset, unit)
-                good = self._is_copy(unit)
+                good = self._is_copy(unit) or _is_newer(unit)
             except OSError as error:
                 if error.errno != EIO:
                     raise
@@ -256,14 +266,19 @@ class _Patient:
             buf[:] = bytes(len(buf))
 
 
-# The region whose header copy stands at lba, or None.
-def _region_at(disk, patient, lba, unit):
+# The region whose header copy stands at lba; raises LifeboatError when there is none.
+def _region_at(disk, patient, lba, partition, unit):
     patient.readblocks(lba, unit)
-    try:
-        region = Region(disk, unit)
-    except LifeboatError:
-        return None
-    return region if (lba - region.start) * geometry(disk)[1] in region.copies else None
+    region = Region(disk, unit)
+    if (lba - region.start) * geometry(disk)[1] not in region.copies:
+        raise LifeboatError("region-place", "LBA %d" % lba)
+    if partition:
+        if partition != (region.start, region.sectors):
+            raise LifeboatError("region-place", "not its partition")
+    elif gpt.mbr_claims(patient, region.start, unit):
+        raise LifeboatError("region-place", "a partition reaches into it")
+    region.audit(unit)
+    return region
 
 
 def _per_unit(disk):
@@ -282,30 +297,37 @@ def _places(disk, lbas):
         end = first + sectors
         for lba in (first, end - per_unit, end - 2 * per_unit):
             yield lba, partition
-    count = geometry(disk)[0]
-    end = count - count % per_unit
-    for lba in (end - per_unit, end - 2 * per_unit):
-        yield lba, None
+    # The end of a disk with a GPT belongs to its backup table.
+    if partition is None:
+        count = geometry(disk)[0]
+        end = count - count % per_unit
+        for lba in (end - per_unit, end - 2 * per_unit):
+            yield lba, None
     for lba in lbas:
         yield lba, None
 
 
 def find(disk, lbas=(), unit=None):
-    """Return the audited Region of a disk, or None.
+    """Return the audited Region of a disk, or None when there is no sign of one.
 
     lbas: where the board's configuration says that regions may start; unit: scratch of UNIT
-    bytes. Order of the places: format.md, "Finding the region". Raises OSError as the disk does.
+    bytes. Order of the places: format.md, "Finding the region". Raises LifeboatError with why
+    what looks like a region is none; OSError as the disk does.
     """
     per_unit = _per_unit(disk)
     last = geometry(disk)[0] - per_unit
     unit = unit or bytearray(UNIT)
     patient = _Patient(disk)
+    refusal = None
     for lba, partition in _places(patient, lbas):
         if 0 <= lba <= last:
-            region = _region_at(disk, patient, lba, unit)
-            if region and (not partition or partition == (region.start, region.sectors)):
-                region.audit(unit)
-                return region
+            try:
+                return _region_at(disk, patient, lba, partition, unit)
+            except LifeboatError as error:
+                if error.code != "region-magic":
+                    refusal = refusal or error
+    if refusal:
+        raise refusal
     if patient.failed:
         raise OSError(EIO, "unreadable")
     return None

@@ -480,7 +480,7 @@ class RegionHeader:
         """The rules that need nothing but the header; raises region-field."""
         rules = (
             ("lba_size", self.lba_size in (512, 4096)),
-            ("start_lba", self.start % UNIT == 0),
+            ("start_lba", self.start % UNIT == 0 and self.start > 0),
             ("sectors", self.sectors > 0 and self.size % UNIT == 0),
             ("member_count", 1 <= self.member_count <= 64),
             ("member_index", self.member_index < self.member_count),

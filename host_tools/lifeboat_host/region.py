@@ -78,8 +78,9 @@ def _candidates(disk: Disk, lbas: Iterable[int]) -> Iterator[_Candidate]:
             start, end = partition.first * disk.lba_size, (partition.last + 1) * disk.lba_size
             offsets = (start, end - 2 * UNIT, end - UNIT)
             yield _Candidate(f"partition {partition.number}", offsets, start, end)
-    end = _units_end(disk)
-    yield _Candidate(TAIL, (end - 2 * UNIT, end - UNIT), end=end)
+    if not table:  # else the end of the disk is the backup table's
+        end = _units_end(disk)
+        yield _Candidate(TAIL, (end - 2 * UNIT, end - UNIT), end=end)
     for lba in lbas:
         start = lba * disk.lba_size
         yield _Candidate(f"LBA {lba}", (start,), start)

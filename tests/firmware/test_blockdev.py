@@ -41,7 +41,7 @@ def window():
 
 
 def device(window):
-    return window._dev
+    return window._dev._dev
 
 
 def test_addresses_are_moved_by_the_start_of_the_window(window):

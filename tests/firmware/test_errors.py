@@ -77,3 +77,20 @@ def test_an_error_carries_code_and_detail():
         ("slot-small", "disk0"),
     )
     assert LifeboatError("policy").detail == ""
+
+
+# The names in the errno module of MicroPython 1.25 (py/moderrno.c).
+MICROPYTHON_ERRNO = set(
+    "EPERM ENOENT EIO EBADF EAGAIN ENOMEM EACCES EEXIST ENODEV EISDIR EINVAL EOPNOTSUPP EADDRINUSE"
+    " ECONNABORTED ECONNRESET ENOBUFS ENOTCONN ETIMEDOUT ECONNREFUSED EHOSTUNREACH EALREADY"
+    " EINPROGRESS errorcode".split()
+)
+
+
+def test_error_numbers_are_taken_from_errno_only_where_micropython_has_them():
+    for path in (ROOT / "firmware" / "lifeboat").rglob("*.py"):
+        text = path.read_text()
+        used = set(re.findall(r"\berrno\.(E\w+)", text))
+        for names in re.findall(r"^from errno import (.*)", text, re.M):
+            used |= {name.strip() for name in names.split(",")}
+        assert used <= MICROPYTHON_ERRNO, path.name

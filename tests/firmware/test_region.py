@@ -46,6 +46,12 @@ def refusal(d, raw):
     return caught.value.code
 
 
+def refusal_to_find(d, lbas=()):
+    with pytest.raises(LifeboatError) as caught:
+        regions.find(d, lbas)
+    return caught.value.code
+
+
 @sectors
 def test_every_field_is_read(size):
     d = disk(size)
@@ -69,9 +75,10 @@ def test_every_field_is_read(size):
         ("region-place", {"lba_size": 0}),
         ("region-place", {"sectors": 0}),
         ("region-place", {"sectors": 1 << 63}),
-        ("region-place", {"start_lba": 104}),
+        ("region-place", {"start_lba": 112}),
         ("region-place", {"start_lba": (1 << 64) - 8}),
         ("region-field", {"start_lba": 4}),
+        ("region-field", {"start_lba": 0}),
         ("region-field", {"sectors": sim.REGION // 512 + 1}),
         ("region-field", {"sectors": sim.REGION // 512 - 8}),
         ("region-field", {"slot_count": 0}),
@@ -89,13 +96,13 @@ def test_every_field_is_read(size):
     ],
 )
 def test_a_broken_rule_is_named(code, fields):
-    d = disk(extra=96)
-    assert refusal(d, header(d, 0, **fields)) == code
+    d = disk(extra=104)
+    assert refusal(d, header(d, 8, **fields)) == code
 
 
 def test_every_flipped_bit_of_a_header_is_noticed():
     d = disk()
-    good = sim.header(d, 0)
+    good = sim.header(d, 8)
     Region(d, good)
     for at in range(512):
         bad = bytearray(good)
@@ -106,10 +113,11 @@ def test_every_flipped_bit_of_a_header_is_noticed():
 @sectors
 def test_sixteen_slots_are_the_most(size):
     total = sim.region_size(73728, 17)
-    d = RamDisk("d", total // size, size=size)
+    start = 4096 // size
+    d = RamDisk("d", start + total // size, size=size)
     make = {"slot": 73728, "size": total}
-    assert Region(d, header(d, 0, make=dict(make, slots=16))).slots == 16
-    assert refusal(d, header(d, 0, make=dict(make, slots=17))) == "region-field"
+    assert Region(d, header(d, start, make=dict(make, slots=16))).slots == 16
+    assert refusal(d, header(d, start, make=dict(make, slots=17))) == "region-field"
 
 
 # Where it is found
@@ -153,14 +161,43 @@ def test_a_region_that_is_not_exactly_the_partition_is_not_taken(first, last):
     end = start + sim.REGION // 512 - 1
     tables.both(d, [(tables.LIFEBOAT, start + first, end + last)])
     sim.make_region(d, start)
+    assert refusal_to_find(d) == "region-place"
+
+
+def test_the_end_of_a_disk_with_a_gpt_is_not_for_regions():
+    """There is the backup table: headers there are left over from before the GPT was made."""
+    d = disk()
+    sim.make_region(d)
+    tables.table(d, [(tables.LIFEBOAT, 40, 47)])
     assert regions.find(d) is None
 
 
-def test_a_partition_without_a_header_does_not_hide_the_end_of_the_disk():
+def test_a_region_that_a_partition_has_been_laid_over_is_not_used():
     d = disk()
     start = sim.make_region(d)
-    tables.table(d, [(tables.LIFEBOAT, 40, 47)])
+    sector = bytearray(512)
+    sector[510:] = b"\x55\xaa"
+    struct.pack_into("<B3xII", sector, 446 + 4, 0x83, 64, start - 64)
+    sim.put(d, 0, sector)
     assert regions.find(d).start == start
+    struct.pack_into("<B3xII", sector, 446 + 4, 0x83, 64, start - 63)
+    sim.put(d, 0, sector)
+    assert refusal_to_find(d) == "region-place"
+
+
+def test_a_region_of_a_newer_format_is_named():
+    d = disk()
+    start = d.count - sim.REGION // 512
+    for place in (start, d.count - 16, d.count - 8):
+        sim.put(d, place * 512, header(d, start, major=2))
+    assert refusal_to_find(d) == "region-version"
+
+
+def test_a_header_copy_of_a_newer_format_is_not_mended():
+    d = disk()
+    start = sim.make_region(d)
+    sim.put(d, start * 512, header(d, start, major=2))
+    assert regions.find(d).bad_copies == []
 
 
 def test_a_header_copied_elsewhere_is_not_valid():
@@ -168,7 +205,7 @@ def test_a_header_copied_elsewhere_is_not_valid():
     unit = sim.header(d, 64)
     for lba in (d.count - 8, d.count - 16):
         sim.put(d, lba * 512, unit)
-    assert regions.find(d, (72,)) is None
+    assert refusal_to_find(d, (72,)) == "region-place"
 
 
 @sectors
@@ -279,7 +316,7 @@ def commit(d, slot=0, **fields):
 @pytest.fixture
 def region():
     d = disk()
-    return regions.Region(d, sim.header(d, 0))
+    return regions.Region(d, sim.header(d, 8))
 
 
 def test_a_commit_record_is_read(region):
@@ -339,19 +376,19 @@ def test_a_record_describes_the_manifest_with_all_its_sizes(region):
 
 
 def test_a_record_is_written_as_specified_flushed_and_read_back(region):
-    d = region._disk._dev
+    d = region._disk._dev._dev
     m = Manifest(sim.manifest(sim.noise(1, 6 * 4096)))
     region.write_commit(1, m, 5, bytearray(4096))
     want = commit(d, slot=1, generation=5, manifest_size=len(m.raw))
     want[32:64] = m.build
     struct.pack_into("<I", want, 508, zlib.crc32(want[:508]))
-    assert sim.get(d, region.slot_at(1), 4096) == bytes(want) + bytes(4096 - 512)
+    assert sim.get(d, 4096 + region.slot_at(1), 4096) == bytes(want) + bytes(4096 - 512)
     assert d.cache == []
 
 
 @pytest.mark.parametrize("what", ["commit", "header"])
 def test_a_disk_that_forgets_a_record_is_told(region, what):
-    d = region._disk._dev
+    d = region._disk._dev._dev
     d.lose = range(d.count)
     m = Manifest(sim.manifest(sim.noise(1, 6 * 4096)))
     region.bad_copies = [0]
@@ -364,12 +401,12 @@ def test_a_disk_that_forgets_a_record_is_told(region, what):
 
 
 def test_the_manifest_area_is_zeros_after_the_manifest(region):
-    d = region._disk._dev
-    sim.put(d, region.slot_at(0), b"x" * (4096 + 65536 + 4096))
+    d = region._disk._dev._dev
+    at = 4096 + region.slot_at(0)
+    sim.put(d, at, b"x" * (4096 + 65536 + 4096))
     m = Manifest(sim.manifest(sim.noise(1, 6 * 4096)))
     region.write_manifest(0, m, bytearray(4096))
     region.flush()
-    at = region.slot_at(0)
     assert sim.get(d, at + 4096, 65536) == bytes(m.raw) + bytes(65536 - len(m.raw))
     assert sim.get(d, at, 4096) == sim.get(d, at + 69632, 4096) == b"x" * 4096
     assert region.holds_manifest(0, m, bytearray(4096))
@@ -378,7 +415,7 @@ def test_the_manifest_area_is_zeros_after_the_manifest(region):
 
 @pytest.mark.parametrize("offset", [-4096, sim.REGION, 1 << 50])
 def test_nothing_is_written_or_read_outside_the_region(region, offset):
-    d = region._disk._dev
+    d = region._disk._dev._dev
     for access in (region.write, region.read):
         with pytest.raises(OSError) as caught:
             access(offset, bytearray(4096))
@@ -387,6 +424,6 @@ def test_nothing_is_written_or_read_outside_the_region(region, offset):
 
 
 def test_an_audit_of_a_disk_that_stops_answering_is_not_an_audit(region):
-    region._disk._dev.fault = lambda op, at, n: ETIMEDOUT
+    region._disk._dev._dev.fault = lambda op, at, n: ETIMEDOUT
     with pytest.raises(OSError):
         region.audit(bytearray(4096))

@@ -270,9 +270,9 @@ def test_a_new_member_joins_a_set_and_replaces_the_missing_one(disk_file):
 
 def test_creating_again_retires_the_old_region(disk_file):
     path = disk_file(handmade.disk(END, slots=[(0, 1, handmade.BLOCKS, {})]))
-    (header,) = create([path], 0)
+    (header,) = create([path], 8)
     assert code(find, path) == "region-none"  # nothing left at the tail
-    found = find(path, [0])
+    found = find(path, [8])
     assert found.header == header
     with Disk(path) as disk:
         assert region.newest(region.read_slots(disk, header)) is None
@@ -295,7 +295,7 @@ def test_one_byte_in_the_range_is_noticed_and_located(disk_file):
     data = bytearray(SIZE)
     data[SIZE - 70000] = 1
     assert f"{SIZE - 70000:x}" in stakes(disk_file(data))[0]
-    assert stakes(disk_file(data), where=0) == []
+    assert stakes(disk_file(data), where=8) == []
 
 
 def test_an_old_region_is_noticed(disk_file):

@@ -378,7 +378,7 @@ class AHCIDisk:
 
     # Word numbers of ATA8-ACS 7.16.7. Words 83 and 106 are valid when their bits 15:14 are 01.
     def _identify(self):
-        data = bytearray(512)
+        data = self._buf = bytearray(512)
         self._command(_IDENTIFY, 0, 0, addressof(data), 512, False, _COMMAND_MS)
         if data[510] == 0xA5 and sum(data) & 0xFF:
             raise OSError(errno.EIO)

@@ -62,6 +62,8 @@ _PROGRAM_MS = (100, 1000)
 _ERASE_MS = (1000, 30000)
 _SPINS = const(1000)
 
+_EROFS = const(30)  # MicroPython's errno module does not have it
+
 
 class CFIFlash:
     """Two interleaved CFI chips at address `base`.
@@ -253,7 +255,7 @@ class CFIFlash:
         self.status = status & 0xFF
         if not ready:
             raise OSError(errno.ETIMEDOUT)
-        raise OSError(errno.EROFS if status & _PROTECTED else errno.EIO)
+        raise OSError(_EROFS if status & _PROTECTED else errno.EIO)
 
 
 def _u16(query, i):

@@ -3,7 +3,7 @@
 Size, erase commands, addressing and times come from the chip's own parameters (SFDP: JESD216),
 which are checked like any other data that a broken chip may send, else from a table of chips by
 JEDEC id. A SPINOR is a MicroPython block device whose block is the smallest erase, 4096 bytes with
-most chips; erase() takes the largest erases that fit. Errors are OSErrors:
+most chips; erase_blocks() takes the largest erases that fit. Errors are OSErrors:
 
     EINVAL     outside the flash, or a buffer of the wrong size; the flash was not touched
     EIO        erase or program failed, as far as the chip can tell: read back what was written
@@ -360,10 +360,10 @@ class SPINOR:
         if op == 5:
             return self._block
         if op == 6:
-            self.erase(arg, 1)
+            self.erase_blocks(arg, 1)
             return 0
 
-    def erase(self, first, count):
+    def erase_blocks(self, first, count):
         """Erase the blocks [first, first + count) with the largest commands that fit."""
         length = count * self._block
         self._change(self._range(first, length, None), length, True, b"")

@@ -435,11 +435,11 @@ def test_an_erase_takes_the_largest_commands_that_fit():
     chip = Chip()
     dev = device(chip)
     del chip.log[:]
-    dev.erase(15, 1 + 16 + 8 + 1)
+    dev.erase_blocks(15, 1 + 16 + 8 + 1)
     assert chip.log == [(0x21, 60 * K), (0xDC, 64 * K), (0x5C, 128 * K), (0x21, 160 * K)]
     assert dev.erases == 26 and not chip.misuse
     del chip.log[:]
-    dev.erase(8, 24)
+    dev.erase_blocks(8, 24)
     assert chip.log == [(0x5C, 32 * K), (0xDC, 64 * K)]
 
 
@@ -447,7 +447,7 @@ def test_a_whole_chip_is_erased_in_its_largest_sectors():
     chip = Chip(8 * M, b"\xef\x80\x17", sfdp=W25Q64JW, outcome=None, bp=nothing)
     dev = device(chip)
     del chip.log[:]
-    dev.erase(0, dev.ioctl(4, 0))
+    dev.erase_blocks(0, dev.ioctl(4, 0))
     assert chip.log == [(0xD8, at) for at in range(0, 8 * M, 64 * K)]
 
 
@@ -456,7 +456,7 @@ def test_an_erase_outside_is_refused(first, count):
     chip = Chip()
     dev = device(chip)
     del chip.log[:]
-    raises(errno.EINVAL, dev.erase, first, count)
+    raises(errno.EINVAL, dev.erase_blocks, first, count)
     assert chip.log == []
 
 
@@ -464,15 +464,15 @@ def test_an_empty_erase_does_nothing():
     chip = Chip()
     dev = device(chip)
     del chip.log[:]
-    dev.erase(8192, 0)
-    dev.erase(3, 0)
+    dev.erase_blocks(8192, 0)
+    dev.erase_blocks(3, 0)
     assert chip.log == [] and dev.erases == 0
 
 
 def test_the_write_enable_latch_is_down_after_each_call():
     chip = Chip()
     dev = device(chip)
-    for call in (lambda: dev.writeblocks(0, bytes(4096)), lambda: dev.erase(0, 1)):
+    for call in (lambda: dev.writeblocks(0, bytes(4096)), lambda: dev.erase_blocks(0, 1)):
         call()
         assert not chip.enabled
 
@@ -520,7 +520,7 @@ def test_each_erase_has_its_own_deadline(clock):
         dev = device(chip)
         chip.fault = "busy"
         start = clock[0]
-        raises(errno.ETIMEDOUT, dev.erase, 0, blocks)
+        raises(errno.ETIMEDOUT, dev.erase_blocks, 0, blocks)
         assert ms <= clock[0] - start < ms + 50
 
 
@@ -694,7 +694,7 @@ def test_a_protected_range_is_refused_before_anything_is_sent():
     del chip.log[:]
     for call in (
         lambda: dev.ioctl(6, first),
-        lambda: dev.erase(first - 16, 17),
+        lambda: dev.erase_blocks(first - 16, 17),
         lambda: dev.writeblocks(first - 1, bytes(8192)),
         lambda: dev.writeblocks(first, b"x", 0),
         lambda: dev.writeblocks(0, b"x", 32 * M - 1),
