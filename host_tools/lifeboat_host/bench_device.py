@@ -78,7 +78,7 @@ def eraser(board):
     count, size = geometry(driver)
     window = Window(driver, 0, count)
     units = board.BLOCK_SIZE // size
-    return lambda block: window.erase(block * units, units)
+    return lambda block: window.erase_blocks(block * units, units)
 
 
 class Opened:
