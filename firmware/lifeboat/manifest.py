@@ -112,12 +112,12 @@ class Manifest:
         size = cls._size(head)
         if size > room:
             raise LifeboatError("manifest-size", str(size))
-        if size > _PIECE:
-            raw = bytearray((size + _PIECE - 1) // _PIECE * _PIECE)
-            raw[:_PIECE] = head
-            read(_PIECE, memoryview(raw)[_PIECE:])
-            head = raw
-        return cls(memoryview(head)[:size])
+        if size <= _PIECE:
+            return cls(bytes(memoryview(head)[:size]))  # not the whole piece: it stays
+        raw = bytearray((size + _PIECE - 1) // _PIECE * _PIECE)
+        raw[:_PIECE] = head
+        read(_PIECE, memoryview(raw)[_PIECE:])
+        return cls(memoryview(raw)[:size])
 
     def _segments(self, offset, count):
         segments = []

@@ -83,12 +83,17 @@ def _fetch(plan, block, scratch, good):
 # Find a source for every damaged block. The first plan names all blocks that are lost; a further
 # one is of no use once a block is lost.
 def _complete(plan, members, scratch, further):
-    plan.copies = _copies(members, plan.manifest)
+    manifest = plan.manifest
+    plan.copies = _copies(members, manifest)
+
+    # One function for all blocks: a small heap is soon full of those that were.
+    def good(data):
+        return crc32(data) == manifest.crc(block)
+
     for block in plan.bad:
         if further and plan.lost:
             break
-        want = plan.manifest.crc(block)
-        copy = _fetch(plan, block, scratch, lambda data, want=want: crc32(data) == want)
+        copy = _fetch(plan, block, scratch, good)
         if copy:
             plan.sources[block] = copy
         else:
@@ -103,14 +108,16 @@ def bad_copies(plan, scratch):
     rotted in flash is not to rest on a single good copy afterwards.
     """
     bad = []
+
+    def good(data):
+        return crc32(data) == plan.manifest.crc(block)
+
     for copy in plan.copies[0]:
         for block in plan.bad:
             if not copy.member.home:
                 break
-            want = plan.manifest.crc(block)
             if block in copy.bad or not (
-                plan.sources[block] is copy
-                or copy.read(block, scratch, lambda data, want=want: crc32(data) == want)
+                plan.sources[block] is copy or copy.read(block, scratch, good)
             ):
                 bad.append((copy, block))
     return bad
@@ -198,12 +205,12 @@ def act(flash, plan, scratch, report):
     one while it is written leaves none, and all blocks right.
     """
     manifest = plan.manifest
+
+    # I1: the very bytes that are hashed here are programmed; what was read before is gone.
+    def good(data):
+        return manifest.matches(block, data)
+
     for block in plan.bad:
-
-        # I1: the very bytes that are hashed here are programmed; what was read before is gone.
-        def good(data, block=block):
-            return manifest.matches(block, data)
-
         copy = plan.sources[block]
         if not (copy.member.usable and copy.read(block, scratch, good)):
             copy = _fetch(plan, block, scratch, good)
