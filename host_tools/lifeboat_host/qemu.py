@@ -358,7 +358,7 @@ class Board(AbstractContextManager["Board"]):
             if self._read(left) is None:
                 raise self._failure("board-ended", f"QEMU ended before it said {text!r}")
 
-    def power_on_report(self, timeout: float = 60) -> dict[str, Any]:
+    def power_on_report(self, timeout: float = 300) -> dict[str, Any]:
         """Wait for the report line of this power-on and return its object."""
         deadline = time.monotonic() + timeout
         while True:
