@@ -14,14 +14,16 @@ from qemu.rig import MB, Rig
 
 BOARDS = ["qemu_virt", "qemu_sifive_u"]
 BIG = ("16MB", "32MB")
+LONG = ("test_bench.py", "test_power_cuts.py")
 
 
 def pytest_collection_modifyitems(items):
-    """Tens of megabytes take minutes over SPI: for the long run."""
+    """What takes minutes over SPI is for the long run."""
     for item in items:
         params = getattr(item, "callspec", None) and item.callspec.params
-        if params and params.get("spec") == "qemu_sifive_u" and params.get("size") in BIG:
-            item.add_marker(pytest.mark.slow)
+        if params and params.get("spec") == "qemu_sifive_u":
+            if params.get("size") in BIG or item.path.name in LONG:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", params=BOARDS)

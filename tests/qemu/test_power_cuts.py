@@ -89,7 +89,9 @@ def test_creating_is_cut(small, tmp_path):
         assert all(rig.copies(d)["2.0"] == [] for d in rig.drives)
 
     kinds = sweep(small, tmp_path, prepare, check)
-    assert {("disk", "write"), ("disk", "flush")} <= kinds
+    assert ("disk", "write") in kinds
+    # QEMU's SD card hands no flush on: each of its writes is on the medium when it has ended.
+    assert ("disk", "flush") in kinds or small.spec.disk_kind == "sd"
 
 
 def test_recovering_is_cut(small, tmp_path):
