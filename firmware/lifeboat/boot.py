@@ -12,6 +12,7 @@ A board is a module or object with
     retained()    a bytearray that survives a soft reset, or None
 """
 
+from errno import EIO
 from time import ticks_diff, ticks_ms
 
 from micropython import const
@@ -291,7 +292,8 @@ class _Session:
         except OSError as error:
             member.state = failed
             member.io_error(error)
-            self.scratch.drop()
+            if error.errno != EIO:
+                self.scratch.drop()
 
     def _finish(self, found):
         data = self.report.data

@@ -117,7 +117,7 @@ def create(flash, manifest, member, generation, buf):
     region.clear_commit(slot)
     for i in range(manifest.block_count):
         flash.read(i, buf)
-        if crc32(buf) != manifest.crc(i):
+        if not manifest.crc_matches(i, buf):
             raise LifeboatError("flash-changed", str(i))
         region.write(region.block_at(slot, i, size), buf)
     region.write_manifest(slot, manifest, unit)
@@ -137,11 +137,11 @@ def mend(flash, manifest, copy, block, buf):
     """
     region = copy.member.region
     flash.read(block, buf)
-    if crc32(buf) != manifest.crc(block):
+    if not manifest.crc_matches(block, buf):
         raise LifeboatError("flash-changed", str(block))
     at = region.block_at(copy.slot, block, len(buf))
     region.write(at, buf)
     region.flush()
     region.read(at, buf)
-    if crc32(buf) != manifest.crc(block):
+    if not manifest.crc_matches(block, buf):
         raise LifeboatError("disk-lies", "block %d" % block)

@@ -140,6 +140,10 @@ class Manifest:
         """Return the CRC-32 that a block must have."""
         return unpack_from("<I", self.raw, self._crcs + 4 * block)[0]
 
+    def crc_matches(self, block, data):
+        """Return whether data has the CRC-32 that a block must have."""
+        return crc32(data) == self.crc(block)
+
     def matches(self, block, data):
         """Return whether data has the SHA-256 that a block must have."""
         at = self._digests + 32 * block

@@ -4,7 +4,6 @@ from errno import EIO
 
 from .errors import LifeboatError
 from .inspecting import damaged_blocks
-from .kernels import crc32
 from .region import UNIT
 
 
@@ -20,7 +19,7 @@ class Copy:
         self.bad = set()
 
     def read(self, block, scratch, good):
-        """Read a block; return whether good(data) holds. A failing disk is dropped."""
+        """Read a block; return whether good(block, data) holds. A failing disk is dropped."""
         region = self.member.region
         buf = scratch.get()
         at = region.block_at(self.slot, block, len(buf))
@@ -33,7 +32,7 @@ class Copy:
             if error.errno != EIO:
                 scratch.drop()
             return False
-        return good(buf)
+        return good(block, buf)
 
 
 class Plan:
@@ -66,7 +65,7 @@ def _copies(members, manifest):
     return claim, other
 
 
-# Find a copy of a block for which good(data) holds, and leave its bytes in scratch.
+# Find a copy of a block for which good(block, data) holds, and leave its bytes in scratch.
 def _fetch(plan, block, scratch, good):
     claim, other = plan.copies
     for copy in claim:
@@ -86,10 +85,7 @@ def _complete(plan, members, scratch, further):
     manifest = plan.manifest
     plan.copies = _copies(members, manifest)
 
-    # One function for all blocks: a small heap is soon full of those that were.
-    def good(data):
-        return crc32(data) == manifest.crc(block)
-
+    good = manifest.crc_matches
     for block in plan.bad:
         if further and plan.lost:
             break
@@ -108,10 +104,7 @@ def bad_copies(plan, scratch):
     rotted in flash is not to rest on a single good copy afterwards.
     """
     bad = []
-
-    def good(data):
-        return crc32(data) == plan.manifest.crc(block)
-
+    good = plan.manifest.crc_matches
     for copy in plan.copies[0]:
         for block in plan.bad:
             if not copy.member.home:
@@ -205,11 +198,8 @@ def act(flash, plan, scratch, report):
     one while it is written leaves none, and all blocks right.
     """
     manifest = plan.manifest
-
     # I1: the very bytes that are hashed here are programmed; what was read before is gone.
-    def good(data):
-        return manifest.matches(block, data)
-
+    good = manifest.matches
     for block in plan.bad:
         copy = plan.sources[block]
         if not (copy.member.usable and copy.read(block, scratch, good)):

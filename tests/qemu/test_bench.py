@@ -14,7 +14,7 @@ KEYS["qemu_virt"] = [
     "payload",
     "restore",
     "one bad block",
-    "disk read, 4 MB",
+    "disk read, 8 MB",
     "heap, healthy",
     "heap, recovery",
     "backup",
