@@ -21,7 +21,6 @@ from lifeboat_host.errors import LifeboatError
 Buffer = Union[bytes, bytearray, memoryview]
 
 MAJOR = 1
-MINOR = 0
 UNIT = 4096  # what a region is aligned to and a record is written in
 RECORD_SIZE = 512
 MANIFEST_LIMIT = 65536
@@ -45,6 +44,7 @@ class Layout:
 
     A field of 1, 2, 4 or 8 bytes is an integer unless it is listed in `raw`; `text` fields are
     UTF-8 padded with zeros; all others are bytes. Gaps and `reserved` fields are zeros.
+    minor: the version that is written.
     """
 
     def __init__(
@@ -53,11 +53,13 @@ class Layout:
         fields: Sequence[tuple[int, int, str]],
         text: Sequence[str] = (),
         raw: Sequence[str] = ("magic",),
+        minor: int = 0,
     ) -> None:
         self.name = name
         self.fields = tuple(fields)
         self.text = frozenset(text)
         self.raw = frozenset(raw)
+        self.minor = minor
         last_offset, last_size, _ = self.fields[-1]
         self.size = last_offset + last_size
 
@@ -160,9 +162,12 @@ REGION = Layout(
         (66, 2, "member_count"),
         (68, 4, "slot_count"),
         (72, 8, "slot_size"),
-        (80, 428, "reserved"),
+        (80, 8, "journal_offset"),
+        (88, 4, "journal_units"),
+        (92, 416, "reserved"),
         (508, 4, "crc"),
     ),
+    minor=1,
 )
 
 COMMIT = Layout(
@@ -184,8 +189,44 @@ COMMIT = Layout(
     ),
 )
 
-MAGICS = {"manifest": b"LBMANIF\n", "region": b"LBREGION", "commit": b"LBCOMMIT"}
-LAYOUTS = {layout.name: layout for layout in (MANIFEST, SEGMENT, REGION, COMMIT)}
+JOURNAL = Layout(
+    "journal",
+    (
+        (0, 8, "magic"),
+        (8, 1, "major"),
+        (9, 1, "minor"),
+        (10, 2, "header_size"),
+        (12, 4, "serial"),
+        (16, 16, "region_id"),
+        (32, 4, "entry_count"),
+        (36, 28, "reserved"),
+    ),
+)
+
+ENTRY = Layout(
+    "entry",
+    (
+        (0, 4, "number"),
+        (4, 4, "session"),
+        (8, 4, "time"),
+        (12, 4, "uptime"),
+        (16, 1, "phase"),
+        (17, 11, "event"),
+        (28, 16, "code"),
+        (44, 12, "where"),
+        (56, 4, "first"),
+        (60, 4, "count"),
+    ),
+    text=("event", "code", "where"),
+)
+
+MAGICS = {
+    "manifest": b"LBMANIF\n",
+    "region": b"LBREGION",
+    "commit": b"LBCOMMIT",
+    "journal": b"LBJOURNL",
+}
+LAYOUTS = {layout.name: layout for layout in (MANIFEST, SEGMENT, REGION, COMMIT, JOURNAL, ENTRY)}
 
 
 def _check_start(layout: Layout, data: Buffer) -> None:
@@ -291,7 +332,7 @@ def pack_manifest(
         {
             "magic": MAGICS["manifest"],
             "major": MAJOR,
-            "minor": MINOR,
+            "minor": MANIFEST.minor,
             "header_size": MANIFEST.size,
             "total_size": total,
             "block_size": block_size,
@@ -412,7 +453,7 @@ def _pack_record(layout: Layout, values: Mapping[str, Any]) -> bytes:
     fixed = {
         "magic": MAGICS[layout.name],
         "major": MAJOR,
-        "minor": MINOR,
+        "minor": layout.minor,
         "header_size": RECORD_SIZE,
         "crc": 0,
     }
@@ -438,7 +479,11 @@ def _parse_record(layout: Layout, data: Buffer) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RegionHeader:
-    """Header of a backup region; start and length in sectors, slot_size in bytes."""
+    """Header of a backup region; start and length in sectors, slot_size in bytes.
+
+    journal_offset: in bytes from the region's start; journal_units: of 4096 bytes. `journal` is
+    where the journal really is.
+    """
 
     lba_size: int
     set_id: bytes
@@ -449,6 +494,8 @@ class RegionHeader:
     member_count: int
     slot_count: int
     slot_size: int
+    journal_offset: int = 0
+    journal_units: int = 0
 
     @property
     def start(self) -> int:
@@ -471,6 +518,18 @@ class RegionHeader:
     def slot(self, index: int) -> int:
         """Byte offset of a slot on the disk."""
         return self.start + UNIT + index * self.slot_size
+
+    @property
+    def journal(self) -> tuple[int, int] | None:
+        """(byte offset on the disk, number of units), or None.
+
+        A journal that breaks a rule is not there; the rest of the region counts all the same.
+        """
+        units, start = self.journal_units, self.start + self.journal_offset
+        inside = self.slot(self.slot_count) <= start <= self.copies[1] - units * UNIT
+        if not units or units % 2 or start % UNIT or not inside:
+            return None
+        return start, units
 
     def pack(self) -> bytes:
         """One unit (4096 bytes)."""

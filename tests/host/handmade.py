@@ -68,11 +68,13 @@ def region(
     slots=2,
     slot_size=SLOT_SIZE,
     region_id=REGION_ID,
+    journal=(0, 0),
+    minor=1,
     patch=(),
 ):
-    body = b"LBREGION" + bytes([1, 0]) + struct.pack("<HI", 512, lba_size)
+    body = b"LBREGION" + bytes([1, minor]) + struct.pack("<HI", 512, lba_size)
     body += SET_ID + region_id + struct.pack("<QQ", start_lba, sectors)
-    body += struct.pack("<HHIQ", index, count, slots, slot_size)
+    body += struct.pack("<HHIQQI", index, count, slots, slot_size, *journal)
     return _record(body, patch)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lifeboat import journal as firmware_journal
 from lifeboat import manifest as firmware_manifest
 from lifeboat import partitioning
 from lifeboat import region as firmware_region
@@ -37,8 +38,8 @@ def tables():
 TABLES = tables()
 
 
-def test_the_page_has_the_four_structures():
-    assert set(TABLES) == {"manifest", "segment", "region", "commit"}
+def test_the_page_has_all_structures():
+    assert set(TABLES) == {"manifest", "segment", "region", "commit", "journal", "entry"}
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))
@@ -62,7 +63,6 @@ def test_the_host_tools_have_the_constants_of_the_page():
     assert f"| {formats.MANIFEST_OFFSET} | {formats.MANIFEST_LIMIT} | manifest" in page
     assert f"block `i` of the code at {formats.BLOCKS_OFFSET} + " in page
     assert f"at least {formats.SLOT_SIZE_MIN} |" in page
-    assert f"at least {formats.SPARE_MIN} when made" in page
     assert f"1 to 0x{formats.GENERATION_MAX:X};" in page
     assert "; ".join(f"{i}: {kind}" for i, kind in enumerate(formats.KINDS)) in page
 
@@ -82,6 +82,8 @@ def firmware_sizes(layout):
         ("segment", firmware_manifest.SEGMENT),
         ("region", firmware_region.HEADER),
         ("commit", firmware_region.COMMIT),
+        ("journal", firmware_journal.PAGE),
+        ("entry", firmware_journal.ENTRY),
     ],
 )
 def test_the_firmware_has_the_tables_of_the_page(name, layout):
@@ -97,7 +99,6 @@ def test_the_firmware_has_the_constants_of_the_page():
     assert f"1 to 0x{firmware_region.GENERATION_LIMIT:X};" in page
     assert f"block `i` of the code at {firmware_region.SLOT_DATA} + " in page
     assert f"is at most {firmware_manifest.MAX_SIZE} and" in page
-    assert f"at least {partitioning._SPARE} when made" in page
     size = partitioning.region_size(1 << 20, 2)
     slot = firmware_region.SLOT_DATA + (1 << 20)
     assert size == firmware_region.UNIT * 3 + 2 * slot + partitioning._SPARE

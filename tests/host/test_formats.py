@@ -171,6 +171,44 @@ def test_region_header_is_read_and_written_as_documented():
     assert header.slot(1) == 4096 + 4096 + handmade.SLOT_SIZE
 
 
+# Room for a journal in handmade.region(): 32 units between the slots and the tail copies.
+AFTER_SLOTS = 4096 + 2 * handmade.SLOT_SIZE
+
+
+def test_the_journal_of_a_region_is_read_and_written_as_documented():
+    raw = handmade.region(journal=(AFTER_SLOTS + 4096, 30))
+    header = parse_region(raw)
+    assert (header.journal_offset, header.journal_units) == (AFTER_SLOTS + 4096, 30)
+    assert header.journal == (4096 + AFTER_SLOTS + 4096, 30)
+    assert header.pack() == raw
+    assert parse_region(handmade.region(journal=(AFTER_SLOTS, 32))).journal is not None
+
+
+@pytest.mark.parametrize(
+    "journal",
+    [
+        (0, 0),
+        (AFTER_SLOTS, 0),
+        (0, 2),
+        (AFTER_SLOTS - 4096, 2),  # begins before the end of the slots
+        (AFTER_SLOTS + 512, 2),
+        (AFTER_SLOTS, 31),
+        (AFTER_SLOTS, 34),  # ends in the tail copies
+        (AFTER_SLOTS + 4096, 32),
+        ((1 << 64) - 4096, 2),
+        (AFTER_SLOTS, 0xFFFFFFFE),
+    ],
+)
+def test_a_journal_that_breaks_a_rule_is_not_there_and_the_region_counts(journal):
+    header = parse_region(handmade.region(journal=journal))
+    assert header.journal is None
+    assert header.slot_count == 2
+
+
+def test_a_region_of_minor_0_has_no_journal():
+    assert parse_region(handmade.region(minor=0)).journal is None
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
