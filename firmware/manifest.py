@@ -1,12 +1,14 @@
 # Freeze lifeboat into a board:
 #
-#     include("path/to/firmware/manifest.py", arch="rv32", drivers="cfi ahci")
+#     include("path/to/firmware/manifest.py", arch="rv32", drivers="cfi ahci", extras="journal")
 #
 # arch      "rv32": viper and inline assembler, for mpy-cross -march=rv32imc
 #           "viper": viper only, for the other architectures with a native emitter
 #           "": plain bytecode
 # drivers   names of the modules in lifeboat/drivers that the board uses, separated by blanks
-options.defaults(arch="", drivers="")
+# extras    what power-on can do without: "journal" keeps a log in the regions, "scrub" inspects
+#           during operation, "agent" lets `lifeboat provision` and its friends talk to the board
+options.defaults(arch="", drivers="", extras="")
 
 _CORE = (
     "__init__",
@@ -39,5 +41,6 @@ package(
         for name in _CORE
         + _KERNELS[options.arch]
         + tuple("drivers/" + name for name in options.drivers.split())
+        + tuple(options.extras.split())
     ],
 )

@@ -2,6 +2,11 @@
 # looks for a file system to mount, and here lifeboat comes first.
 include("$(MPY_DIR)/extmod/asyncio")
 freeze("$(PORT_DIR)/modules", "espnow.py")
-include("../../firmware/manifest.py", arch="viper", drivers="portflash sdspi")
+include(
+    "../../firmware/manifest.py",
+    arch="viper",
+    drivers="portflash sdspi",
+    extras="journal",
+)
 freeze(".", "board.py")
 freeze("..", "_boot.py")

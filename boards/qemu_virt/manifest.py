@@ -1,5 +1,10 @@
 # What is frozen into the boot stage of the QEMU `virt` board.
 include("$(MPY_DIR)/extmod/asyncio")
-include("$(PORT_DIR)/../../firmware/manifest.py", arch="rv32", drivers="cfi ahci")
+include(
+    "$(PORT_DIR)/../../firmware/manifest.py",
+    arch="rv32",
+    drivers="cfi ahci",
+    extras="journal",
+)
 freeze("$(BOARD_DIR)", "board.py")
 freeze("$(BOARD_DIR)/..", "_boot.py")

@@ -2,6 +2,11 @@
 # what it can not mount, and here that is embedded code.
 include("$(MPY_DIR)/extmod/asyncio")
 freeze("$(PORT_DIR)/modules", "rp2.py")
-include("../../firmware/manifest.py", arch="viper", drivers="portflash sdspi")
+include(
+    "../../firmware/manifest.py",
+    arch="viper",
+    drivers="portflash sdspi",
+    extras="journal",
+)
 freeze(".", "board.py")
 freeze("..", "_boot.py")

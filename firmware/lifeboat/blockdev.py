@@ -64,6 +64,10 @@ class Checked:
         result = self._call("ioctl", op, arg)
         return 512 if op == SIZE and result is None else result
 
+    def power_cycles(self):
+        """Return how often the device counts to have been switched on; 0: it does not count."""
+        return self._call("power_cycles") if hasattr(self._dev, "power_cycles") else 0
+
     def erase_blocks(self, first, count):
         """Erase blocks; a device with a method of this name may do many with one command."""
         if hasattr(self._dev, "erase_blocks"):

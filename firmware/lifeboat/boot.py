@@ -28,6 +28,12 @@ from .recovery import act, assess, bad_copies
 from .region import UNIT
 from .report import RESCUE, RUN, RUN_DEGRADED, Report, runs
 
+# A board that has no room for the journal leaves it out of its manifest.
+try:
+    from .journal import POWER_ON, record
+except ImportError:
+    record = None
+
 # How often damaged code waits for a disk that is not ready: three times the ten seconds of the
 # AHCI driver are the 30 s within which drives are ready (ATA8-ACS, power-on).
 _PATIENCE = const(3)
@@ -162,6 +168,12 @@ class _Session:
                 self.report.reason("block-lost", "flash", "no backup" if not data["lost"] else "")
         data["ms"]["backup"] = ticks_diff(ticks_ms(), now)
         self._finish(found)
+        if record:
+            try:
+                record(self.members, self.report, POWER_ON)
+            except Exception as error:  # noqa: BLE001 - I6: what can't be noted happened all the same
+                self.report.reason("internal", "journal", repr(error))
+        data["disk_writes"] = sum(m.region.writes for m in self.members if m.region)
 
     # S1
     def _inspect(self):
@@ -302,8 +314,6 @@ class _Session:
         for member in self.members:
             generation = member.newest.generation if member.newest else None
             here.append({"disk": member.name, "state": member.state, "generation": generation})
-            if member.region:
-                data["disk_writes"] += member.region.writes
         data["members"] = here + data["members"]
         if not found.intact:
             return

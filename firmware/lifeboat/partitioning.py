@@ -20,7 +20,7 @@ from .blockdev import INIT, SYNC, Checked, Window, geometry
 from .errors import LifeboatError
 from .region import SLOT_DATA, TYPE_GUID, UNIT, make_header
 
-_SPARE = const(131072)  # format.md section 3: room for later minor versions
+_SPARE = const(131072)  # for the journal
 _HEAD = const(131072)  # where file systems and tables have their signatures
 _PIECE = const(65536)
 
@@ -130,7 +130,7 @@ def create(board, names, slots=2):
         slot_size = (sectors * lba_size - 3 * UNIT - _SPARE) // slots // UNIT * UNIT
         make_header(
             unit, lba_size, set_id, _identity(places, member + 1), start, sectors,
-            member, len(disks), slots, slot_size,
+            member, len(disks), slots, slot_size, _SPARE // UNIT,
         )  # fmt: skip
         window = Window(disk, start, sectors)
         for offset in (0, sectors * lba_size - 2 * UNIT, sectors * lba_size - UNIT):

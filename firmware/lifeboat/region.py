@@ -12,9 +12,9 @@ from .kernels import crc32
 from .manifest import MAX_SIZE, Manifest
 
 # format.md section 3: magic major minor header_size lba_size set_id region_id start_lba sectors
-# member_index member_count slot_count slot_size. The CRC at the record's end is read by itself:
-# struct takes padding byte by byte.
-HEADER = "<8sBBHI16s16sQQHHIQ"
+# member_index member_count slot_count slot_size journal_offset journal_units. The CRC at the
+# record's end is read by itself: struct takes padding byte by byte.
+HEADER = "<8sBBHI16s16sQQHHIQQI"
 # magic major minor header_size slot region_id build_id generation manifest_size block_size
 # block_count
 COMMIT = "<8sBBHI16s32sIIII"
@@ -51,12 +51,15 @@ def _is_newer(unit):
 
 
 def make_header(
-    unit, lba_size, set_id, region_id, start, sectors, member, members, slots, slot_size
+    unit, lba_size, set_id, region_id, start, sectors, member, members, slots, slot_size, journal
 ):
-    """Put a region header into unit, a bytearray of UNIT zero bytes."""
+    """Put a region header into unit, a bytearray of UNIT zero bytes.
+
+    journal: the units behind the slots that are to be the journal.
+    """
     pack_into(
-        HEADER, unit, 0, b"LBREGION", _MAJOR, 0, _RECORD, lba_size, set_id, region_id,
-        start, sectors, member, members, slots, slot_size,
+        HEADER, unit, 0, b"LBREGION", _MAJOR, 1, _RECORD, lba_size, set_id, region_id,
+        start, sectors, member, members, slots, slot_size, UNIT + slots * slot_size, journal,
     )  # fmt: skip
     pack_into("<I", unit, _RECORD - 4, crc32(memoryview(unit)[: _RECORD - 4]))
 
@@ -97,14 +100,14 @@ class Region:
 
     Offsets are bytes from the region's start, multiples of 4096; so are buffer lengths.
     I/O raises OSError as the disk does. bad_copies: offsets of header copies that are not
-    as they should be, in units that audit() found.
+    as they should be, in units that audit() found. journal_pages: 0 without a journal.
     """
 
     def __init__(self, disk, header):
         _check(header, "region", b"LBREGION")
         (
             _, _, _, _, lba_size, self.set_id, self.region_id, self.start, self.sectors,
-            self.member, self.members, self.slots, self.slot_size,
+            self.member, self.members, self.slots, self.slot_size, self._journal, units,
         ) = unpack_from(HEADER, header, 0)  # fmt: skip
         count, size = geometry(disk)
         if lba_size != size or not self.sectors or self.start + self.sectors > count:
@@ -123,6 +126,14 @@ class Region:
             or self.member >= self.members
         ):
             raise LifeboatError("region-field")
+        if (
+            self._journal % UNIT
+            or units % 2
+            or self._journal < self.slot_at(self.slots)
+            or self._journal + units * UNIT > self.size - 2 * UNIT
+        ):
+            units = 0
+        self.journal_pages = units
         self._disk = Window(disk, self.start, self.sectors)
         self.header = bytes(memoryview(header)[:_RECORD])
         self.copies = 0, self.size - 2 * UNIT, self.size - UNIT
@@ -188,6 +199,10 @@ class Region:
     def block_at(self, slot, block, block_size):
         """Return the offset of a block of code in a slot."""
         return UNIT + slot * self.slot_size + SLOT_DATA + block * block_size
+
+    def page_at(self, page):
+        """Return the offset of a page of the journal."""
+        return self._journal + page * UNIT
 
     def fits(self, manifest):
         """Return whether a slot has room for the code that a manifest describes."""

@@ -14,7 +14,7 @@ LEVELS = [
     {"__init__"},
     {"boot"},
     {"creating", "recovery", "partitioning"},
-    {"checking", "inspecting", "report"},
+    {"checking", "inspecting", "report", "journal"},
     {"region", "codeflash"},
     {"manifest", "gpt"},
     {"drivers.*"},

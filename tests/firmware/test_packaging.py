@@ -15,6 +15,7 @@ KERNELS = {
     "viper": {"kernels_viper.py", "kernels_viper_crc.py"},
     "": {"kernels_plain.py"},
 }
+EXTRAS = ["lifeboat/journal.py"]
 DRIVERS = [name for name in TREE if "/drivers/" in name and not name.endswith("__init__.py")]
 
 
@@ -52,13 +53,19 @@ def test_the_manifest_freezes_the_tree_with_the_kernels_of_one_architecture(arch
     own = {"lifeboat/" + name for name in KERNELS[arch]}
     drivers = " ".join(name.split("/")[-1][:-3] for name in DRIVERS)
     want = [name for name in TREE if name not in every or name in own]
-    assert frozen(arch=arch, drivers=drivers) == want
+    extras = " ".join(name.split("/")[-1][:-3] for name in EXTRAS)
+    assert frozen(arch=arch, drivers=drivers, extras=extras) == want
 
 
 def test_a_board_freezes_only_the_drivers_it_names():
     named = [name for name in frozen(drivers="cfi") if name in DRIVERS]
     assert named == ["lifeboat/drivers/cfi.py"]
     assert not set(frozen()) & set(DRIVERS)
+
+
+def test_a_board_freezes_only_the_extras_it_names():
+    assert [name for name in frozen(extras="journal") if name in EXTRAS] == ["lifeboat/journal.py"]
+    assert not set(frozen()) & set(EXTRAS)
 
 
 def test_mip_installs_the_tree():

@@ -1,0 +1,203 @@
+"""The journal in the regions: what was found and done (format.md section 5)."""
+
+import time
+from struct import pack_into, unpack_from
+
+from micropython import const
+
+from .errors import LifeboatError
+from .kernels import crc32
+from .region import UNIT
+
+# format.md section 5: magic major minor header_size serial region_id entry_count
+PAGE = "<8sBBHI16sI"
+# number session time uptime phase event code where first count
+ENTRY = "<IIIIB11s16s12sII"
+
+POWER_ON = const(0)
+OPERATION = const(1)
+
+_MAGIC = b"LBJOURNL"
+_BEGIN = b"power-on\0\0\0"
+_MAJOR = const(1)
+_LIMIT = const(0xFFFFFFF0)  # of a serial: there is a next one
+_MASK = const(0xFFFFFFFF)
+_TICKS = const(0x3FFFFFFF)
+_SIZE = const(64)  # of the page's header and of an entry
+_MOST = const(62)
+_CRC = const(4092)
+
+# Seconds from 1970 to the epoch of this port, and the least time of a clock that was set.
+_EPOCH = const(946684800) if time.gmtime(0)[0] == 2000 else const(0)
+_SET = const(1704067200)
+
+
+def _now():
+    now = time.time() + _EPOCH
+    return now if now >= _SET else 0
+
+
+# Names and versions are untrusted; a cut must not leave half a character.
+def _text(text, size):
+    return bytes(ord(c) if " " <= c < "\x7f" else 63 for c in text[:size])
+
+
+# What an entry tells, whenever it is told; the disk's count of power cycles is no news.
+def _story(page, at):
+    end = 56 if page[at + 17 : at + 28] == _BEGIN else _SIZE
+    return bytes(page[at + 16 : at + end])
+
+
+class _Journal:
+    """Where the journal of one member goes on; page: a shared scratch of UNIT bytes."""
+
+    def __init__(self, region, page):
+        self._region = region
+        self._serial = self._at = self._count = self._number = self.session = 0
+        for i in range(region.journal_pages):
+            serial = self._read(i, page)
+            if serial > self._serial:
+                self._serial, self._at = serial, i
+        if self._serial and self._read(self._at, page):
+            self._count = unpack_from("<I", page, 32)[0]
+            self._number, self.session = unpack_from("<II", page, _SIZE * self._count)
+
+    # The serial of a page that counts, else 0.
+    def _read(self, i, page):
+        self._region.read(self._region.page_at(i), page)
+        magic, major, _, _, serial, region_id, count = unpack_from(PAGE, page, 0)
+        if (
+            magic == _MAGIC
+            and major == _MAJOR
+            and serial < _LIMIT
+            and region_id == self._region.region_id
+            and 0 < count <= _MOST
+            and crc32(memoryview(page)[:_CRC]) == unpack_from("<I", page, _CRC)[0]
+        ):
+            return serial
+        return 0
+
+    def told(self, stories, page):
+        """Return whether the last session told just these stories at power-on.
+
+        page: the newest page, as the constructor left it.
+        """
+        last = []
+        for at in range(_SIZE, _SIZE + _SIZE * self._count, _SIZE):
+            if unpack_from("<I", page, at + 4)[0] == self.session and page[at + 16] == POWER_ON:
+                last.append(_story(page, at))
+        return last == stories
+
+    def append(self, entries, page):
+        """Write packed entries; raises OSError, and LifeboatError(disk-lies).
+
+        The other page of the pair is written, so a power cut costs no entry that was told before.
+        """
+        if self._count and not self._read(self._at, page):
+            raise LifeboatError("disk-lies", "journal")
+        while entries:
+            if self._count + len(entries) > _MOST:
+                self._at = ((self._at | 1) + 1) % self._region.journal_pages
+                self._count = 0
+            elif self._count:
+                self._at ^= 1
+            if not self._count:
+                page[:] = bytes(UNIT)
+            for entry in entries[: _MOST - self._count]:
+                self._number += 1
+                self._count += 1
+                at = _SIZE * self._count
+                page[at : at + _SIZE] = entry
+                pack_into("<I", page, at, self._number & _MASK)
+            entries = entries[_MOST:]
+            self._write(page)
+
+    def _write(self, page):
+        region = self._region
+        self._serial += 1
+        pack_into(
+            PAGE, page, 0, _MAGIC, _MAJOR, 0, _SIZE, self._serial, region.region_id, self._count
+        )
+        pack_into("<I", page, _CRC, crc32(memoryview(page)[:_CRC]))
+        region.write(region.page_at(self._at), page)
+        region.flush()
+        if self._read(self._at, page) != self._serial:
+            raise LifeboatError("disk-lies", "journal")
+
+
+# The entries of a power-on: event, code, where, first, count.
+def _entries(data):
+    for first, count in data["bad"]:
+        yield "found", "", "flash", first, count
+    for code, where, _ in data["reasons"]:
+        yield "reason", code, where, 0, 0
+    for first, count in data["lost"]:
+        yield "lost", "", "flash", first, count
+    for first, count, disk in data["repaired"]:
+        yield "repaired", "", disk, first, count
+    for member in data["members"]:
+        if member["state"] == "created":
+            yield "created", "", member["disk"], member["generation"], data["blocks"]
+        elif member["state"] == "mended":
+            yield "mended", "", member["disk"], 0, 0
+
+
+def record(members, report, phase, entries=None):
+    """Tell every member what happened; what fails on one is a reason in the report.
+
+    entries: (event, code, where, first, count) of a step in operation; at power-on they are made
+    from the report. A power-on that has nothing to tell, or just what the last one told, writes
+    nothing (I7).
+    """
+    data = report.data
+    lasting = entries is None and not (
+        data["repaired"] or any(m["state"] in ("created", "mended") for m in data["members"])
+    )
+    entries = list(_entries(data) if entries is None else entries)
+    if not entries:
+        return
+    begins = "session" not in data
+    if begins:
+        entries.insert(0, ("power-on", data["verdict"], data["version"] or "", 0, 0))
+    phases = [phase] * len(entries)
+    if begins:
+        phases[0] = POWER_ON
+    packed = [_pack(*pair) for pair in zip(phases, entries)]
+    stories = [_story(p, 0) for p in packed]
+    journals = []
+    session = 0
+    for member in members:
+        if member.home and member.region.journal_pages:
+            journal = _attempt(member, report, _Journal, member.region, member.unit.get())
+            if journal:
+                session = max(session, journal.session)
+                if not (lasting and journal.told(stories, member.unit.get())):
+                    journals.append((member, journal))
+    if not journals:
+        return
+    session = data["session"] = data.get("session") or session + 1 & _MASK
+    for p in packed:
+        pack_into("<III", p, 4, session, _now(), time.ticks_ms() & _TICKS)
+    for member, journal in journals:
+        if begins:
+            pack_into("<I", packed[0], 56, member.disk.power_cycles())
+        _attempt(member, report, journal.append, packed, member.unit.get())
+
+
+def _pack(phase, entry):
+    event, code, where, first, count = entry
+    packed = bytearray(_SIZE)
+    pack_into(
+        ENTRY, packed, 0, 0, 0, 0, 0, phase,
+        _text(event, 11), _text(code, 16), _text(where, 12), first, count,
+    )  # fmt: skip
+    return packed
+
+
+def _attempt(member, report, action, *args):
+    try:
+        return action(*args)
+    except LifeboatError as error:
+        report.reason(error.code, member.name, error.detail)
+    except OSError as error:
+        member.io_error(error)
