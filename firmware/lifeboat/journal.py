@@ -33,7 +33,7 @@ _SET = const(1704067200)
 
 
 def _now():
-    now = time.time() + _EPOCH
+    now = int(time.time()) + _EPOCH
     return now if now >= _SET else 0
 
 

@@ -19,9 +19,9 @@ def slot_size(blocks=BLOCKS, block=ERASE):
     return 69632 + (blocks - 1) * block
 
 
-def region_size(slot, slots=2):
-    """Return the size of a region without spare room."""
-    return 4096 + slots * slot + 8192
+def region_size(slot, slots=2, journal=0):
+    """Return the size of a region with so many journal pages and no spare room."""
+    return 4096 + slots * slot + journal * 4096 + 8192
 
 
 SLOT = slot_size()
@@ -77,11 +77,14 @@ def get(disk, offset, length):
     return b"".join(disk.sectors.get((offset + i) // size, zeros) for i in range(0, length, size))
 
 
-def header(disk, start, member=0, members=1, set_id=b"S" * 16, slots=2, slot=SLOT, size=REGION):
-    """Return the region header of format.md section 3 as a unit."""
-    out = b"LBREGION" + struct.pack("<BBHI", 1, 0, 512, disk.size)
+def header(
+    disk, start, member=0, members=1, set_id=b"S" * 16, slots=2, slot=SLOT, size=REGION, journal=0
+):
+    """Return the region header of format.md section 3 as a unit; journal: its pages."""
+    out = b"LBREGION" + struct.pack("<BBHI", 1, 1, 512, disk.size)
     out += set_id + bytes([member + 1] * 16)
     out += struct.pack("<QQHHIQ", start, size // disk.size, member, members, slots, slot)
+    out += struct.pack("<QI", 4096 + slots * slot if journal else 0, journal)
     out += bytes(508 - len(out))
     return out + struct.pack("<I", crc32(out)) + bytes(4096 - 512)
 
@@ -101,7 +104,8 @@ class SimBoard:
     """A board as lifeboat.boot describes it, out of one RamFlash and some RamDisks.
 
     content: of the flash; members: how many disks, each with a region at its end; extra: sectors
-    before the region; sector: bytes; block: lifeboat's block size, a multiple of erase.
+    before the region; sector: bytes; block: lifeboat's block size, a multiple of erase; journal:
+    pages of each region's journal.
     """
 
     PRODUCT = PRODUCT
@@ -110,17 +114,19 @@ class SimBoard:
 
     def __init__(
         self, content, members=2, power=None, extra=40, block=ERASE, erase=ERASE, mapped=True,
-        sector=512, slots=2,
+        sector=512, slots=2, journal=0,
     ):  # fmt: skip
         self.BLOCK_SIZE = block
         self.power = power or Power()
         self.nor = RamFlash(content, erase, self.power, mapped)
         self.drives = []
         slot = slot_size(len(content) // block, block)
-        size = region_size(slot, slots)
+        size = region_size(slot, slots, journal)
         for i in range(members):
             disk = RamDisk("disk%d" % i, size // sector + extra, self.power, sector)
-            make_region(disk, member=i, members=members, slot=slot, slots=slots, size=size)
+            make_region(
+                disk, member=i, members=members, slot=slot, slots=slots, size=size, journal=journal
+            )
             self.drives.append(disk)
         self.kept = bytearray(2048)
 

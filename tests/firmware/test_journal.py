@@ -1,0 +1,265 @@
+"""The journal: what a power-on found and did stands in the region, and costs nothing without news.
+
+It is read here by the page of the format alone.
+"""
+
+import struct
+from binascii import crc32
+
+import pytest
+
+import lifeboat
+from fakes import board as sim
+from fakes.power import Power, PowerCut
+
+PAGES = 4
+GOOD = sim.image(seed=1, version="2.0")
+
+
+def board_with(power=None, members=2, pages=PAGES, content=GOOD):
+    return sim.SimBoard(bytearray(content), members=members, journal=pages, power=power)
+
+
+def journal_at(disk, pages=PAGES):
+    return disk.count * disk.size - 8192 - pages * 4096
+
+
+def pages_of(disk, pages=PAGES):
+    """The pages that count: page number -> (serial, list of raw entries)."""
+    found = {}
+    for i in range(pages):
+        page = sim.get(disk, journal_at(disk, pages) + 4096 * i, 4096)
+        if page[:8] != b"LBJOURNL" or struct.unpack("<I", page[4092:])[0] != crc32(page[:4092]):
+            continue
+        major, minor, size, serial, region, count = struct.unpack_from("<BBHI16sI", page, 8)
+        assert (major, minor, size) == (1, 0, 64) and 1 <= count <= 62
+        assert page[36:64] == bytes(28) and not any(page[64 + 64 * count : 4092])
+        found[i] = serial, [page[64 + 64 * n : 128 + 64 * n] for n in range(count)]
+    return found
+
+
+def journal(disk, pages=PAGES):
+    """All entries in order, as tuples of format.md section 5."""
+    entries = {}
+    for _, raws in pages_of(disk, pages).values():
+        numbers = [struct.unpack_from("<I", raw)[0] for raw in raws]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        for number, raw in zip(numbers, raws):
+            assert entries.setdefault(number, raw) == raw
+    out = []
+    for number in sorted(entries):
+        fields = struct.unpack("<IIIIB11s16s12sII", entries[number])
+        texts = tuple(field.rstrip(b"\0").decode() for field in fields[5:8])
+        out.append(fields[:5] + texts + fields[8:])
+    return out
+
+
+def stories(disk, **kwargs):
+    """(session, event, code, where, first, count) of all entries."""
+    return [(e[1],) + e[5:] for e in journal(disk, **kwargs)]
+
+
+def test_the_first_power_on_tells_of_the_backup():
+    board = board_with()
+    lifeboat.power_on(board)
+    for i, disk in enumerate(board.drives):
+        told = stories(disk)
+        assert told[0] == (1, "power-on", "RUN", "2.0", 0, 0)
+        assert told[1:] == [(1, "created", "", "disk%d" % k, 1, 6) for k in (0, 1)]
+        assert [e[0] for e in journal(disk)] == [1, 2, 3]
+        assert all(e[4] == 0 for e in journal(disk))
+        region_id = bytes([i + 1] * 16)
+        assert sim.get(disk, journal_at(disk), 512)[16:32] == region_id
+
+
+def test_a_healthy_power_on_writes_nothing():
+    board = board_with()
+    lifeboat.power_on(board)
+    before = [dict(disk.sectors) for disk in board.drives]
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RUN" and report.data["disk_writes"] == 0
+    assert [disk.sectors for disk in board.drives] == before
+    assert "session" not in report.data
+
+
+def test_damage_repair_and_loss_are_told():
+    board = board_with()
+    lifeboat.power_on(board)
+    board.nor.data[2 * sim.ERASE] ^= 1
+    board.nor.data[3 * sim.ERASE] ^= 1
+    report = lifeboat.power_on(board)
+    assert report.data["session"] == 2
+    assert stories(board.drives[1])[3:] == [
+        (2, "power-on", "RUN", "2.0", 0, 0),
+        (2, "found", "", "flash", 2, 2),
+        (2, "repaired", "", "disk0", 2, 2),
+    ]
+    for disk in board.drives:
+        region = disk.count * disk.size - sim.region_size(sim.SLOT, 2, PAGES)
+        for slot in (0, 1):
+            at = region + 4096 + slot * sim.SLOT
+            sim.put(disk, at + 69632 + 4 * sim.ERASE, b"rotten" + bytes(506))
+    board.nor.data[4 * sim.ERASE] ^= 1
+    assert lifeboat.power_on(board).verdict == "RESCUE"
+    told = [story[1:] for story in stories(board.drives[0]) if story[0] == 3]
+    assert ("power-on", "RESCUE", "2.0", 0, 0) in told
+    assert ("found", "", "flash", 4, 1) in told and ("lost", "", "flash", 4, 1) in told
+    assert ("reason", "block-lost", "flash", 0, 0) in told
+
+
+def test_a_lasting_condition_is_told_once():
+    board = board_with()
+    lifeboat.power_on(board)
+    board.drives = board.drives[:1]
+    assert lifeboat.power_on(board).data["disk_writes"] == 1
+    assert stories(board.drives[0])[-1][:3] == (2, "reason", "member-missing")
+    before = dict(board.drives[0].sectors)
+    for _ in range(3):
+        report = lifeboat.power_on(board)
+        assert report.data["disk_writes"] == 0
+    assert board.drives[0].sectors == before
+
+
+def test_sessions_count_alike_on_all_members():
+    board = board_with()
+    lifeboat.power_on(board)
+    both, board.drives = board.drives, board.drives[:1]
+    lifeboat.power_on(board)
+    board.drives = both
+    board.nor.data[0] ^= 1
+    lifeboat.power_on(board)
+    assert {s[0] for s in stories(both[0])} == {1, 2, 3}
+    assert {s[0] for s in stories(both[1])} == {1, 3}
+    assert [e[0] for e in journal(both[1])] == list(range(1, 7))
+
+
+def test_the_disks_own_count_of_power_cycles_is_kept():
+    board = board_with()
+    board.drives[0].power_cycles = lambda: 17
+    lifeboat.power_on(board)
+    assert stories(board.drives[0])[0] == (1, "power-on", "RUN", "2.0", 17, 0)
+    assert stories(board.drives[1])[0][4] == 0
+
+
+def test_the_ring_goes_round():
+    board = board_with()
+    lifeboat.power_on(board)
+    writes = 0
+    for i in range(90):
+        board.nor.data[i % 6 * sim.ERASE] ^= 1
+        lifeboat.power_on(board)
+        writes += 1
+    told = stories(board.drives[0])
+    assert told[-1] == (91, "repaired", "", "disk0", 89 % 6, 1)
+    # Two pairs: the full one and the present one; nothing in between is missing.
+    numbers = [e[0] for e in journal(board.drives[0])]
+    assert numbers == list(range(numbers[0], numbers[-1] + 1))
+    assert 62 <= len(numbers) <= 2 * 62 and numbers[-1] == 3 + 3 * writes
+    assert sorted(pages_of(board.drives[0])) == [0, 1, 2, 3]
+
+
+def test_more_entries_than_a_page_holds_go_into_several():
+    board = board_with(members=1, content=sim.image(seed=1, blocks=100, total=110))
+    lifeboat.power_on(board)
+    for i in range(0, 100, 2):
+        board.nor.data[i * sim.ERASE] ^= 1
+    lifeboat.power_on(board)
+    told = [story for story in stories(board.drives[0]) if story[0] == 2]
+    assert told[1:] == [(2, "found", "", "flash", i, 1) for i in range(0, 100, 2)] + [
+        (2, "repaired", "", "disk0", i, 1) for i in range(0, 100, 2)
+    ]
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["before", "torn"])
+@pytest.mark.parametrize("keep", ["none", "all", "last", "random"])
+def test_a_power_cut_costs_at_most_what_was_being_written(torn, keep):
+    def prepared(power=None):
+        board = board_with()
+        lifeboat.power_on(board)
+        board.nor.data[0] ^= 1
+        lifeboat.power_on(board)
+        board.nor.data[sim.ERASE] ^= 1
+        board.supply(power or Power())
+        return board
+
+    whole = prepared()
+    lifeboat.power_on(whole)
+    operations = whole.power.count
+    assert operations == 6  # erase, program, and a write and a flush on each disk
+    for cut in range(1, operations + 1):
+        board = prepared(Power(cut, torn))
+        before = [journal(disk) for disk in board.drives]
+        with pytest.raises(PowerCut):
+            lifeboat.power_on(board)
+        for disk, old in zip(board.drives, before):
+            disk.settle(keep, cut)
+            assert journal(disk)[: len(old)] == old, cut
+        board.supply(Power())
+        assert lifeboat.power_on(board).verdict == "RUN"
+        for disk, old in zip(board.drives, before):
+            assert journal(disk)[: len(old)] == old, cut
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_garbage_in_the_journal_does_no_harm(seed):
+    board = board_with()
+    lifeboat.power_on(board)
+    rng = sim.Rng(seed)
+    for disk in board.drives:
+        for page in range(PAGES):
+            raw = bytearray(sim.get(disk, journal_at(disk) + 4096 * page, 4096))
+            if seed % 3 == 0 or not any(raw):
+                raw[:] = rng.bytes(4096)
+                raw[:8] = b"LBJOURNL"
+            for _ in range(4):
+                at = rng.below(128)
+                raw[at : at + 4] = rng.choice((rng.bytes(4), b"\xff" * 4, bytes(4)))
+            struct.pack_into("<I", raw, 4092, crc32(raw[:4092]))
+            sim.put(disk, journal_at(disk) + 4096 * page, bytes(raw))
+    slots = [sim.get(d, 0, journal_at(d)) for d in board.drives]
+    board.nor.data[0] ^= 1
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RUN"
+    assert "internal" not in [code for code, _, _ in report.data["reasons"]]
+    assert bytes(board.nor.data) == GOOD
+    assert [sim.get(d, 0, journal_at(d)) for d in board.drives] == slots
+
+
+def test_a_disk_that_drops_the_journals_writes_is_found_out():
+    board = board_with(members=1)
+    lifeboat.power_on(board)
+    board.nor.data[0] ^= 1
+    disk = board.drives[0]
+    disk.writeblocks = lambda *args: None
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RUN"
+    assert ["disk-lies", "disk0", "journal"] in report.data["reasons"]
+
+
+def test_a_region_without_a_journal_gets_none():
+    board = board_with(pages=0)
+    lifeboat.power_on(board)
+    board.nor.data[0] ^= 1
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RUN" and report.data["disk_writes"] == 0
+
+
+@pytest.mark.parametrize(
+    "offset, pages",
+    [(0, 4), (4096, 4), (1, 4), (1 << 63, 4), (None, 3), (None, 6), (None, 0xFFFFFFFE)],
+)
+def test_a_journal_in_an_impossible_place_is_not_there(offset, pages):
+    board = board_with(members=1)
+    disk = board.drives[0]
+    size = sim.region_size(sim.SLOT, 2, PAGES)
+    start = disk.count * disk.size - size
+    unit = bytearray(sim.get(disk, start, 4096))
+    if offset is not None:
+        struct.pack_into("<Q", unit, 80, offset)
+    struct.pack_into("<I", unit, 88, pages)
+    struct.pack_into("<I", unit, 508, crc32(unit[:508]))
+    for at in (0, size - 8192, size - 4096):
+        sim.put(disk, start + at, bytes(unit))
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RUN" and report.data["members"][0]["state"] == "created"
+    assert not any(sim.get(disk, journal_at(disk), 4 * 4096))
