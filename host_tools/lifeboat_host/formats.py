@@ -30,6 +30,7 @@ SLOT_SIZE_MIN = BLOCKS_OFFSET + UNIT
 TAIL_UNITS = 2
 SPARE_MIN = 131072  # left after the slots by `lifeboat region create`
 GENERATION_MAX = 0xFFFFFFEF
+PAGE_ENTRIES = 62  # most in a page of the journal
 PARTITION_TYPE = "183690C2-8509-4DAE-A160-C2B9CF3B0828"
 
 KINDS = ("blob", "os", "romfs")
@@ -44,7 +45,8 @@ class Layout:
 
     A field of 1, 2, 4 or 8 bytes is an integer unless it is listed in `raw`; `text` fields are
     UTF-8 padded with zeros; all others are bytes. Gaps and `reserved` fields are zeros.
-    minor: the version that is written.
+    minor: the version that is written. strict: a text that does not keep the rules is an error;
+    else it is cut when written, and shown as well as it can be when read.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class Layout:
         text: Sequence[str] = (),
         raw: Sequence[str] = ("magic",),
         minor: int = 0,
+        strict: bool = True,
     ) -> None:
         self.name = name
         self.fields = tuple(fields)
         self.text = frozenset(text)
         self.raw = frozenset(raw)
         self.minor = minor
+        self.strict = strict
         last_offset, last_size, _ = self.fields[-1]
         self.size = last_offset + last_size
 
@@ -79,6 +83,7 @@ class Layout:
                 data = int(value).to_bytes(size, "little")
             else:
                 data = value.encode() if field in self.text else bytes(value)
+                data = data if self.strict else data[:size]
                 if len(data) > size:
                     raise self.broken(field, f"{len(data)} bytes, the field holds {size}")
             out[offset : offset + len(data)] = data
@@ -99,6 +104,9 @@ class Layout:
         return values
 
     def _text(self, field: str, part: bytes) -> str:
+        if not self.strict:
+            text = part.split(b"\0")[0].decode("utf-8", "replace")
+            return "".join(char if char.isprintable() else "\ufffd" for char in text)
         body = part.rstrip(b"\0")
         if b"\0" in body:
             raise self.broken(field, "bytes after the zero padding began")
@@ -218,6 +226,7 @@ ENTRY = Layout(
         (60, 4, "count"),
     ),
     text=("event", "code", "where"),
+    strict=False,
 )
 
 MAGICS = {
@@ -230,7 +239,7 @@ LAYOUTS = {layout.name: layout for layout in (MANIFEST, SEGMENT, REGION, COMMIT,
 
 
 def _check_start(layout: Layout, data: Buffer) -> None:
-    """Length, magic and major version: what has to hold before any other byte means anything."""
+    """Magic and length: what has to hold before the CRC means anything."""
     magic = MAGICS[layout.name]
     start = bytes(data[: len(magic)])
     if start != magic:
@@ -239,10 +248,20 @@ def _check_start(layout: Layout, data: Buffer) -> None:
     if len(data) < layout.size:
         code = "manifest-size" if layout is MANIFEST else f"{layout.name}-crc"
         raise LifeboatError(code, f"{layout.name}: cut off after {len(data)} bytes")
-    if data[8] != MAJOR:
+
+
+def _check_seal(layout: Layout, sealed: Buffer) -> None:
+    """The CRC-32 in the last 4 bytes, then the major version: a damaged version is damage."""
+    stored, computed = int.from_bytes(sealed[-4:], "little"), crc32(sealed[:-4])
+    if stored != computed:
+        raise LifeboatError(
+            f"{layout.name}-crc",
+            f"{layout.name}: CRC-32 is {computed:08x}, recorded is {stored:08x}",
+        )
+    if sealed[8] != MAJOR:
         raise LifeboatError(
             f"{layout.name}-version",
-            f"{layout.name}: format version {data[8]}.{data[9]}, this tool knows {MAJOR}.x",
+            f"{layout.name}: format version {sealed[8]}.{sealed[9]}, this tool knows {MAJOR}.x",
             "use a lifeboat release that knows this format; do not overwrite it",
         )
 
@@ -370,17 +389,18 @@ def parse_manifest(
     _check_start(MANIFEST, data)
     sizes = struct.unpack_from("<2xI4xIH2xI", data, 10)  # no text yet: the CRC comes first
     total, blocks, segment_count, signature_size = sizes
-    parts = _manifest_size(segment_count, blocks, signature_size)
-    if total != parts or total > MANIFEST_LIMIT:
-        limit = f"the parts add up to {parts}, the limit is {MANIFEST_LIMIT}"
-        raise LifeboatError("manifest-size", f"manifest: total_size {total}; {limit}")
+    if not MANIFEST.size + 4 <= total <= MANIFEST_LIMIT:
+        raise LifeboatError(
+            "manifest-size", f"manifest: total_size {total}, the limit is {MANIFEST_LIMIT}"
+        )
     if total > len(data):
         raise LifeboatError("manifest-size", f"manifest: {total} bytes, {len(data)} are there")
     raw = bytes(data[:total])
-    stored, computed = int.from_bytes(raw[-4:], "little"), crc32(raw[:-4])
-    if stored != computed:
+    _check_seal(MANIFEST, raw)
+    parts = _manifest_size(segment_count, blocks, signature_size)
+    if total != parts:
         raise LifeboatError(
-            "manifest-crc", f"manifest: CRC-32 is {computed:08x}, recorded is {stored:08x}"
+            "manifest-size", f"manifest: total_size {total}, the parts add up to {parts}"
         )
     fields = MANIFEST.unpack(raw)
     _check_manifest_fields(fields)
@@ -463,13 +483,8 @@ def _pack_record(layout: Layout, values: Mapping[str, Any]) -> bytes:
 
 def _parse_record(layout: Layout, data: Buffer) -> dict[str, Any]:
     _check_start(layout, data)
+    _check_seal(layout, data[:RECORD_SIZE])
     fields = layout.unpack(data)
-    computed = crc32(bytes(data[: RECORD_SIZE - 4]))
-    if fields["crc"] != computed:
-        raise LifeboatError(
-            f"{layout.name}-crc",
-            f"{layout.name}: CRC-32 is {computed:08x}, recorded is {fields['crc']:08x}",
-        )
     if fields["header_size"] != RECORD_SIZE:
         raise layout.broken("header_size", f"{fields['header_size']} is not {RECORD_SIZE}")
     for name in ("magic", "major", "minor", "header_size", "crc"):
@@ -618,3 +633,66 @@ def parse_commit(data: Buffer, *, region: RegionHeader, slot: int) -> Commit:
         if not kept:
             raise COMMIT.broken(field, f"{getattr(commit, field)!r} is not allowed here")
     return commit
+
+
+# --- journal -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the journal; time in seconds since 1970 (0: no clock), uptime in ms."""
+
+    number: int
+    session: int
+    time: int
+    uptime: int
+    phase: int
+    event: str
+    code: str
+    where: str
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of the journal that counts; the newest one has the highest serial."""
+
+    serial: int
+    entries: tuple[Entry, ...]
+
+
+def pack_page(page: Page, region: RegionHeader) -> bytes:
+    """One unit (4096 bytes) of the journal of `region`; texts are cut to their fields."""
+    header = JOURNAL.pack(
+        {
+            "magic": MAGICS["journal"],
+            "major": MAJOR,
+            "minor": JOURNAL.minor,
+            "header_size": JOURNAL.size,
+            "serial": page.serial,
+            "region_id": region.region_id,
+            "entry_count": len(page.entries),
+        }
+    )
+    body = header + b"".join(ENTRY.pack(vars(entry)) for entry in page.entries)
+    body = body.ljust(UNIT - 4, b"\0")
+    return body + crc32(body).to_bytes(4, "little")
+
+
+def parse_page(data: Buffer, region: RegionHeader) -> Page:
+    """The page of the journal of `region` in `data`, one unit.
+
+    Raises LifeboatError: journal-magic, -version, -crc or -field.
+    """
+    _check_start(JOURNAL, data)
+    _check_seal(JOURNAL, data[:UNIT])
+    fields = JOURNAL.unpack(data)
+    if fields["region_id"] != region.region_id:
+        raise JOURNAL.broken("region_id", "the page is of another region")
+    if not 1 <= fields["entry_count"] <= PAGE_ENTRIES:
+        raise JOURNAL.broken("entry_count", f"{fields['entry_count']} is not allowed")
+    end = JOURNAL.size + fields["entry_count"] * ENTRY.size
+    places = range(JOURNAL.size, end, ENTRY.size)
+    entries = tuple(Entry(**ENTRY.unpack(data[at : at + ENTRY.size])) for at in places)
+    return Page(fields["serial"], entries)

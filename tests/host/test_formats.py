@@ -149,6 +149,15 @@ def test_every_flipped_bit_and_every_truncation_of_a_manifest_is_noticed():
     assert code(formats.parse_manifest, raw[:9] + b"\1" + raw[10:]) == "manifest-crc"
 
 
+def test_a_damaged_version_number_is_damage_and_not_a_later_version():
+    for parse, raw in (
+        (formats.parse_manifest, handmade.manifest()),
+        (parse_region, handmade.region()),
+        (parse_commit, handmade.commit(handmade.manifest())),
+    ):
+        assert code(parse, raw[:8] + b"\x02" + raw[9:]).endswith("-crc")
+
+
 # --- region header
 
 

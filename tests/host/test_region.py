@@ -117,7 +117,7 @@ def test_a_region_of_other_sectors_is_not_found(disk_file):
 
 def test_damaged_headers_are_named_when_nothing_is_found(disk_file):
     data = handmade.disk(END)
-    data[END - 8192 + 8] = 2
+    data[END - 8192 : END - 4096] = handmade.region(patch=[(8, b"\x02")])
     data[END - 4096 + 100] ^= 1
     with pytest.raises(LifeboatError, match=r"format version 2\.1.*CRC-32"):
         find(disk_file(data))
@@ -145,7 +145,7 @@ def test_slots_are_read_and_the_newest_is_known(disk_file):
 
 @pytest.mark.parametrize(
     ("offset", "expected"),
-    [(0, "commit-magic"), (8, "commit-version"), (64, "commit-crc"), (4096 + 50, "manifest-crc")],
+    [(0, "commit-magic"), (8, "commit-crc"), (64, "commit-crc"), (4096 + 50, "manifest-crc")],
 )
 def test_a_slot_with_a_damaged_record_or_manifest_is_free(disk_file, offset, expected):
     data = handmade.disk(END, slots=[(0, 1, handmade.BLOCKS, {})])
