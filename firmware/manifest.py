@@ -1,13 +1,14 @@
 # Freeze lifeboat into a board:
 #
-#     include("path/to/firmware/manifest.py", arch="rv32", drivers="cfi ahci", extras="journal")
+#     include("path/to/firmware/manifest.py", arch="rv32", drivers="cfi ahci", extras="journal scrub")
 #
 # arch      "rv32": viper and inline assembler, for mpy-cross -march=rv32imc
 #           "viper": viper only, for the other architectures with a native emitter
 #           "": plain bytecode
 # drivers   names of the modules in lifeboat/drivers that the board uses, separated by blanks
-# extras    what power-on can do without: "journal" keeps a log in the regions, "scrub" inspects
-#           during operation, "agent" lets `lifeboat provision` and its friends talk to the board
+# extras    what power-on can do without: "partitioning" makes regions at the board's REPL, "journal"
+#           keeps a log in the regions, "scrub" inspects during operation, "agent" lets
+#           `lifeboat provision` and its friends talk to the board
 options.defaults(arch="", drivers="", extras="")
 
 _CORE = (
@@ -22,7 +23,6 @@ _CORE = (
     "inspecting",
     "kernels",
     "manifest",
-    "partitioning",
     "recovery",
     "region",
     "report",

@@ -6,7 +6,7 @@ include(
     "../../firmware/manifest.py",
     arch="viper",
     drivers="portflash sdspi",
-    extras="journal",
+    extras="partitioning journal",
 )
 freeze(".", "board.py")
 freeze("..", "_boot.py")

@@ -142,6 +142,57 @@ class Window:
         return self._dev.view(self._first * size + offset, length)
 
 
+class UserArea:
+    """A disk as if its blocks [first, end) were not there, for file systems and applications.
+
+    The other blocks keep their numbers, so partitions stay where they are; when nothing useful
+    follows them the disk just ends before them. Whatever touches one of them is refused with
+    OSError(EPERM) before the disk is asked.
+    """
+
+    # How many calls are under way, on any disk: code that interrupts one keeps its hands off.
+    busy = 0
+
+    def __init__(self, dev, first, end):
+        self._dev = dev
+        self._first = first
+        self._end = end
+        self.name = dev.name
+        self.count, self.size = geometry(dev)
+        # A tail that is not even a unit long is what rounding has left.
+        if (self.count - end) * self.size < 4096:
+            self.count = first
+
+    def _transfer(self, method, block, buf, offset):
+        first = block * self.size + (offset or 0)
+        end = first + len(buf)
+        if (
+            first < 0
+            or end > self.count * self.size
+            or (first < self._end * self.size and end > self._first * self.size)
+        ):
+            raise OSError(EPERM, self.name)
+        UserArea.busy += 1
+        try:
+            if offset is None:
+                return method(block, buf)
+            return method(block, buf, offset)
+        finally:
+            UserArea.busy -= 1
+
+    def readblocks(self, block, buf, offset=None):
+        return self._transfer(self._dev.readblocks, block, buf, offset)
+
+    def writeblocks(self, block, buf, offset=None):
+        return self._transfer(self._dev.writeblocks, block, buf, offset)
+
+    # Blocks of a disk need no erasing.
+    def ioctl(self, op, arg):
+        if op == COUNT:
+            return self.count
+        return 0 if op == ERASE else self._dev.ioctl(op, arg)
+
+
 class Scratch:
     """Memory of one block for the policy's reads and writes, allocated when first needed.
 

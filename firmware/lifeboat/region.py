@@ -6,7 +6,7 @@ from struct import pack_into, unpack_from
 from micropython import const
 
 from . import gpt
-from .blockdev import SYNC, Window, geometry
+from .blockdev import INIT, SYNC, Checked, UserArea, Window, geometry
 from .errors import LifeboatError
 from .kernels import crc32
 from .manifest import MAX_SIZE, Manifest
@@ -346,3 +346,19 @@ def find(disk, lbas=(), unit=None):
     if patient.failed:
         raise OSError(EIO, "unreadable")
     return None
+
+
+def user_area(disk, lbas=()):
+    """Return a disk as a block device on which its backup region does not exist.
+
+    For the application: os.mount(VfsFat(user_area(disk)), "/disk"). Without a region it is all of
+    the disk. Raises LifeboatError when there may be one that can't be used: nothing is known then
+    about where it is; OSError as the disk does.
+    """
+    disk = Checked(disk)
+    disk.ioctl(INIT, 0)
+    region = find(disk, lbas)
+    if region is None:
+        count = geometry(disk)[0]
+        return UserArea(disk, count, count)
+    return UserArea(disk, region.start, region.start + region.sectors)
