@@ -1,0 +1,491 @@
+"""The board's end of the host tools: flash, verify and provision over the REPL.
+
+    >>> import board
+    >>> from lifeboat.agent import Agent
+    >>> agent = Agent(board)
+    >>> agent.call("identify")
+    agent: {"ok": {"agent": 1, "product": ...}}
+
+Every method is meant to be called through call(), which prints one line of JSON at its end; some
+exchange bytes before it. docs/provisioning.md is the protocol. Nothing sent to the board holds
+a 0x03: Ctrl-C stops whatever the board waits for, at any time.
+"""
+
+import json
+import select
+import sys
+from errno import EIO
+from io import BytesIO
+from struct import unpack
+
+import deflate
+import machine
+import micropython
+from micropython import const
+
+from . import boot
+from .blockdev import INIT, SYNC, Checked, Scratch, Window, geometry
+from .checking import check, choose_home, disk_error, survey
+from .codeflash import CodeFlash
+from .errors import LifeboatError
+from .kernels import crc32
+from .manifest import MAX_SIZE, Manifest
+from .recovery import Copy
+from .report import Report
+
+PROTOCOL = const(1)
+PIECE = const(2048)  # bytes that are acknowledged at a time
+WINDOW = const(3)  # pieces that may be under way; the console must have room for them
+FRAME = const(8192)  # bytes of a disk that are sent at a time
+FRAMES = const(3)  # frames that may be under way: a pty holds 64 KB
+
+_CTRL_C = const(3)
+_QUIET_MS = const(100)
+_WBITS = const(8)  # compresses nearly as well as more, and much faster
+
+
+class Line:
+    """The console as a line for bytes. Ctrl-C interrupts reading, and nothing else."""
+
+    def __init__(self):
+        self._in = sys.stdin.buffer
+        self.write = sys.stdout.buffer.write
+        self._poll = select.poll()
+        self._poll.register(sys.stdin, select.POLLIN)
+
+    def guard(self, on):
+        """Keep Ctrl-C from interrupting, or let it."""
+        micropython.kbd_intr(-1 if on else _CTRL_C)
+
+    def read(self, buf):
+        """Fill buf."""
+        self.guard(False)
+        try:
+            self._in.readinto(buf)
+        finally:
+            self.guard(True)
+
+    def drain(self):
+        """Throw away what is still coming in, so that the REPL does not take it for code."""
+        while self._poll.poll(_QUIET_MS):
+            self._in.read(1)
+
+
+class Agent:
+    """A session of the host tools with a board; nothing of it is kept on the board."""
+
+    def __init__(self, board, line=None):
+        self._board = board
+        self._line = line or Line()
+        self._opened = None
+        self._scratch = Scratch(board.BLOCK_SIZE)
+        self._manifest = None
+        self._sure = set()  # blocks that were seen to be the manifest's, by SHA-256
+        self._devices = None
+        self._members = []
+        self._copies = {}
+        self._disks = {}
+        self._windows = {}
+
+    def call(self, name, *args):
+        """Run a method and print its answer or its error."""
+        self._line.guard(True)
+        try:
+            answer = {"ok": getattr(self, name)(*args)}
+        except LifeboatError as error:
+            answer = {"error": [error.code, error.detail]}
+        except OSError as error:
+            code = disk_error(error) if name.startswith("disk") else "flash-failed"
+            answer = {"error": [code, str(error.errno)]}
+        except BaseException:
+            self._line.drain()
+            raise
+        finally:
+            self._line.guard(False)
+        print("agent:", json.dumps(answer))
+
+    # What is here
+
+    # Made on first use: a board whose flash has failed is to be asked for its report.
+    @property
+    def _flash(self):
+        if self._opened is None:
+            self._opened = CodeFlash(self._board.flash(), self._board.BLOCK_SIZE)
+        return self._opened
+
+    def identify(self):
+        """Which board this is, and what it reported last; blocks: of its flash, 0 if it fails."""
+        last = boot.report()
+        try:
+            blocks = self._flash.manifest_block + 1
+        except OSError:
+            blocks = 0
+        return {
+            "agent": PROTOCOL,
+            "product": self._board.PRODUCT,
+            "block_size": self._board.BLOCK_SIZE,
+            "blocks": blocks,
+            "piece": PIECE,
+            "window": WINDOW,
+            "frame": FRAME,
+            "report": last.data if last else None,
+        }
+
+    def code(self):
+        """Take the manifest in flash as the one that compare() is about, and describe it."""
+        self._manifest, self._sure = None, set()
+        manifest, blank = self._flash.manifest()
+        self._accept(manifest)
+        return self._describe(manifest, blank)
+
+    def compare(self, first, count):
+        """The numbers of the blocks in [first, first + count) that are not the manifest's."""
+        buf = self._scratch.get()
+        bad = []
+        for block in range(first, min(first + count, self._manifest.block_count)):
+            self._sure.discard(block)
+            try:
+                self._flash.read(block, buf)
+            except OSError as error:
+                if error.errno != EIO:
+                    raise
+                bad.append(block)
+                continue
+            if self._manifest.matches(block, buf):
+                self._sure.add(block)
+            else:
+                bad.append(block)
+        return bad
+
+    def _accept(self, manifest):
+        manifest.accept(self._board.PRODUCT, self._flash.block_size, self._flash.manifest_block)
+        self._manifest = manifest
+
+    @staticmethod
+    def _describe(manifest, blank):
+        return {
+            "product": manifest.product,
+            "version": manifest.version,
+            "build": manifest.build_name,
+            "blocks": manifest.block_count,
+            "crc": unpack("<I", manifest.raw[-4:])[0],
+            "blank": blank,
+        }
+
+    # New code
+
+    def offer(self):
+        """Receive a manifest as a parcel, and take it as the one to flash, if it is for here."""
+        self._manifest, self._sure = None, set()
+        buf = memoryview(bytearray(MAX_SIZE))
+        while True:
+            _, size = self._parcel(buf)
+            if size is not None:
+                break
+            self._line.write(b"~")
+        manifest = self._answering(Manifest, bytes(buf[:size]))
+        self._answering(self._accept, manifest)
+        self._line.write(b"=")
+        return self._describe(manifest, True)
+
+    def blocks(self):
+        """Receive blocks of the offered manifest as parcels, and program them (I1)."""
+        manifest, flash = self._manifest, self._flash
+        buf = self._scratch.get()
+        written = 0
+        while True:
+            block, size = self._parcel(buf)
+            if size == 0:
+                return written
+            right = size == len(buf) and block < manifest.block_count
+            if not right or not manifest.matches(block, buf):
+                self._line.write(b"~")
+                continue
+            self._sure.discard(block)
+            self._answering(flash.replace, block, buf)
+            if self._answering(flash.crc, block) != manifest.crc(block):
+                self._answering(self._fail, "flash-verify", str(block))
+            self._sure.add(block)
+            written += 1
+            self._line.write(b"=")
+
+    def finish(self):
+        """Write the offered manifest, which makes the new code the board's."""
+        manifest, flash = self._manifest, self._flash
+        for block in range(manifest.block_count):
+            if block not in self._sure:
+                raise LifeboatError("flash-verify", str(block))
+        if self._in_flash(manifest):
+            return False
+        flash.replace(flash.manifest_block, manifest.raw)
+        if not self._in_flash(manifest):
+            raise LifeboatError("flash-verify", "manifest")
+        return True
+
+    def _in_flash(self, manifest):
+        try:
+            now, blank = self._flash.manifest()
+        except LifeboatError:
+            return False
+        return blank and now.raw == manifest.raw
+
+    # Backups
+
+    def members(self):
+        """The members, and the committed copies in the slots of each."""
+        try:
+            manifest, _ = self._flash.manifest()
+        except LifeboatError:
+            manifest = None
+        found = Report()
+        self._members = survey(self._attached(), self._board.REGION_LBAS, found)
+        choose_home(self._members, manifest and manifest.build, found)
+        if manifest:
+            check(self._members, manifest)
+        self._copies = {}
+        answer = [self._describe_member(member) for member in self._members]
+        return {"members": answer, "reasons": found.data["reasons"]}
+
+    def _describe_member(self, member):
+        copies = []
+        for slot, commit in enumerate(member.records if member.usable else ()):
+            if not commit:
+                continue
+            copy = {"slot": slot, "generation": commit.generation}
+            try:
+                manifest = member.region.manifest(slot)
+                if not commit.describes(manifest):
+                    raise LifeboatError("commit-field")
+                copy.update(self._describe(manifest, True))
+                self._copies[member.name, slot] = Copy(member, slot), manifest
+            except LifeboatError as error:
+                copy["error"] = error.code
+            except OSError as error:
+                copy["error"] = disk_error(error)
+            copies.append(copy)
+        return {"disk": member.name, "state": member.state, "copies": copies}
+
+    def check_copy(self, disk, slot, first, count):
+        """The numbers of the damaged blocks in [first, first + count) of a copy."""
+        copy, manifest = self._copies[disk, slot]
+        if manifest.block_size != self._flash.block_size:
+            raise LifeboatError("manifest-board", str(manifest.block_size))
+        last = min(first + count, manifest.block_count)
+        scratch, good = self._scratch, manifest.matches
+        return [block for block in range(first, last) if not copy.read(block, scratch, good)]
+
+    def power_on(self):
+        """What a power-on does, without one: inspect, recover, back up."""
+        self._devices = self._opened = None
+        return boot.power_on(self._board).data
+
+    def drill(self, block):
+        """Erase a block of the code, of which every member was just seen to hold a good copy."""
+        self.code()
+        if self.compare(0, self._manifest.block_count):
+            raise LifeboatError("flash-changed", "damaged before the drill")
+        self.members()
+        home = [member for member in self._members if member.home]
+        for member in home:
+            copy = Copy(member, member.newest_slot)
+            if member.state != "level" or not copy.read(
+                block, self._scratch, self._manifest.matches
+            ):
+                raise LifeboatError("backup-none", member.name)
+        if not home:
+            raise LifeboatError("backup-none")
+        self._flash.replace(block, b"\xff\xff\xff\xff")
+        return len(home)
+
+    def reset(self):
+        """Reset the board; does not return."""
+        machine.reset()
+
+    # Disks, for a person's partitioning session
+
+    # To start a board's disks anew would take them from under those who use them already.
+    def _attached(self):
+        if self._devices is None:
+            self._board.start()
+            self._devices = list(self._board.disks())
+        return self._devices
+
+    def disks(self):
+        """The disks, each with its size or why there is none."""
+        self._disks = {}
+        self._windows = {}
+        answer = []
+        for i, dev in enumerate(self._attached()):
+            disk = Checked(dev, "disk%d" % i)
+            about = {"disk": disk.name}
+            try:
+                disk.ioctl(INIT, 0)
+                about["sectors"], about["lba_size"] = geometry(disk)
+                self._disks[disk.name] = disk
+                for key in ("model", "serial"):
+                    about[key] = str(getattr(dev, key, ""))
+            except OSError as error:
+                about["error"] = disk_error(error)
+            answer.append(about)
+        return answer
+
+    def disk_allow(self, name, ranges):
+        """Let disk_write() write to these ranges, [first LBA, sectors] each, and nowhere else."""
+        disk = self._disks[name]
+        self._windows[name] = [(lba, Window(disk, lba, count)) for lba, count in ranges]
+
+    def disk_read(self, name, lba, sectors):
+        """Send sectors as frames."""
+        disk = self._disks[name]
+        lba_size = geometry(disk)[1]
+        buf = memoryview(bytearray(FRAME))
+        zeros = bytes(FRAME)
+        under_way = 0
+        while sectors:
+            count = min(sectors, FRAME // lba_size)
+            piece = buf[: count * lba_size]
+            self._answering(disk.readblocks, lba, piece)
+            self._send(piece, zeros[: len(piece)])
+            under_way += 1
+            if under_way == FRAMES:
+                self._acknowledged(1)
+                under_way -= 1
+            lba += count
+            sectors -= count
+        self._acknowledged(under_way)
+
+    def disk_write(self, name, lba):
+        """Receive sectors as parcels, whose numbers count from lba, and write them."""
+        buf = memoryview(bytearray(MAX_SIZE))
+        while True:
+            offset, size = self._parcel(buf)
+            if size == 0:
+                return
+            if size is None:
+                self._line.write(b"~")
+                continue
+            self._answering(self._write, name, lba + offset, buf[:size])
+            self._line.write(b"=")
+
+    def _write(self, name, lba, data):
+        for first, window in self._windows.get(name, ()):
+            end = first + window.count
+            if first <= lba and lba + len(data) // window.size <= end:
+                return window.writeblocks(lba - first, data)
+        self._fail("disk-in-use", "nobody allowed LBA %d" % lba)
+
+    def disk_flush(self, name):
+        """Wait until all that was written is on the medium."""
+        self._disks[name].ioctl(SYNC, 0)
+
+    def disk_first_nonzero(self, name, lba, sectors):
+        """The first LBA in [lba, lba + sectors) that is not all zero, or None."""
+        disk = self._disks[name]
+        lba_size = geometry(disk)[1]
+        buf = memoryview(bytearray(MAX_SIZE))
+        zeros = bytes(MAX_SIZE)
+        end = lba + sectors
+        for at in range(lba, end, MAX_SIZE // lba_size):
+            piece = buf[: min(MAX_SIZE, (end - at) * lba_size)]
+            disk.readblocks(at, piece)
+            if piece != zeros[: len(piece)]:
+                while piece[:lba_size] == zeros[:lba_size]:
+                    piece = piece[lba_size:]
+                    at += 1
+                return at
+        return None
+
+    # The line
+
+    @staticmethod
+    def _fail(code, detail):
+        raise LifeboatError(code, detail)
+
+    # Call something in the middle of an exchange; when it fails the host hears of it first.
+    def _answering(self, action, *args):
+        try:
+            return action(*args)
+        except Exception:
+            self._line.write(b"!")
+            raise
+
+    # Receive a piece into buf: (its length), 2 digits of 6 bits, how many bytes were 0x03,
+    # the places of these, 2 digits each, and the bytes themselves. Returns the length.
+    def _piece(self, buf):
+        read = self._line.read
+        head = bytearray(4)
+        read(head)
+        size, threes = _digits(head, 0), _digits(head, 2)
+        if size > PIECE or size > len(buf) or threes > size:
+            raise ValueError("line")
+        places = bytearray(2 * threes)
+        if threes:
+            read(places)
+        piece = buf[:size]
+        if size:
+            read(piece)
+        for i in range(0, 2 * threes, 2):
+            place = _digits(places, i)
+            if place >= size:
+                raise ValueError("line")
+            piece[place] = _CTRL_C
+        self._line.write(b"+")
+        return size
+
+    # Receive a parcel into buf. Returns (its number, its size), size None when it is damaged: the
+    # sender, who is told, tries again. A parcel of size 0 is the last.
+    def _parcel(self, buf):
+        head = memoryview(bytearray(16))
+        if self._piece(head) != 16:
+            raise ValueError("line")
+        number, size, packed, crc = unpack("<IIII", head)
+        if size > len(buf) or packed > size:
+            raise ValueError("line")
+        data = buf[:size]
+        into = memoryview(bytearray(packed)) if packed else data
+        at = 0
+        while at < len(into):
+            at += self._piece(into[at:])
+        if packed and not _inflate(into, data):
+            return number, None
+        return number, size if crc32(data) == crc else None
+
+    def _send(self, data, zeros):
+        if data == zeros:
+            kind, payload = b"0", b""
+        else:
+            packed = BytesIO()
+            packer = deflate.DeflateIO(packed, deflate.ZLIB, _WBITS)
+            packer.write(data)
+            packer.close()
+            kind, payload = b"z", packed.getvalue()
+            if len(payload) >= len(data):
+                kind, payload = b"r", data
+        self._line.write(kind + b"%04x%08x" % (len(payload), crc32(data)))
+        if payload:
+            self._line.write(payload)
+
+    def _acknowledged(self, count):
+        ack = bytearray(1)
+        for _ in range(count):
+            self._line.read(ack)
+            if ack != b"+":
+                raise ValueError("line")
+
+
+# A number of 12 bits, out of two printable characters.
+def _digits(buf, at):
+    high, low = buf[at] - 64, buf[at + 1] - 64
+    if not (0 <= high < 64 and 0 <= low < 64):
+        if _CTRL_C in buf:
+            raise KeyboardInterrupt
+        raise ValueError("line")
+    return high << 6 | low
+
+
+def _inflate(packed, into):
+    try:
+        stream = deflate.DeflateIO(BytesIO(packed), deflate.ZLIB)
+        return stream.readinto(into) == len(into)
+    except (OSError, EOFError):
+        return False
