@@ -7,6 +7,7 @@ import fcntl
 import os
 import stat
 import struct
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -22,7 +23,11 @@ class Disk(AbstractContextManager["Disk"]):
 
     lba_size: of an image file (512 when None); a block device knows its own.
     write: open for writing, a block device exclusively (so a mounted one is refused).
+    local: the host's own tools can open `path`.
     """
+
+    local = True
+    _allowed: tuple[tuple[int, int], ...] = ()
 
     def __init__(self, path: PathLike, lba_size: int | None = None, write: bool = False) -> None:
         self.path = Path(path)
@@ -73,8 +78,25 @@ class Disk(AbstractContextManager["Disk"]):
             )
         return data
 
+    def allow(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Let write() touch these ranges of bytes [start, end), too; nothing is allowed at first.
+
+        Said once, where a range was decided on, so that no mistake elsewhere writes outside.
+        """
+        self._allowed = (*self._allowed, *ranges)
+
+    def check_allowed(self, offset: int, size: int) -> None:
+        """Raises LifeboatError disk-write unless one of the allowed ranges holds all of it."""
+        if not any(start <= offset and offset + size <= end for start, end in self._allowed):
+            raise LifeboatError(
+                "disk-write",
+                f"{self.path}: bytes {offset} to {offset + size - 1} are not ours to write",
+                "this is a fault in lifeboat; report it",
+            )
+
     def write(self, offset: int, data: bytes) -> None:
-        """Raises LifeboatError disk-write."""
+        """Only where allow() said so. Raises LifeboatError disk-write."""
+        self.check_allowed(offset, len(data))
         view = memoryview(data)
         try:
             while view:

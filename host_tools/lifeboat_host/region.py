@@ -30,6 +30,7 @@ from lifeboat_host.image import Progress
 
 TAIL = "tail"
 GPT = "gpt"
+JOURNAL_UNITS = SPARE_MIN // UNIT
 Where = Union[str, int]  # TAIL, GPT, or the LBA the region starts at
 
 _OVERHEAD = (1 + TAIL_UNITS) * UNIT + SPARE_MIN
@@ -63,30 +64,46 @@ class Found:
 
 @dataclass
 class _Candidate:
-    """A place to look at: header copies at these offsets, of a region in these bounds."""
+    """A place to look at: header copies at these offsets, of a region in these bounds.
+
+    others: partitions that must not reach into it.
+    """
 
     how: str
     offsets: Sequence[int]
     start: int | None = None
     end: int | None = None
+    others: Sequence[gpt.Partition] = ()
+
+    def miss(self, header: RegionHeader) -> str:
+        """Why a region with that header is not used; empty when it is."""
+        if self.start not in (None, header.start) or self.end not in (None, header.end):
+            return f"not of this {self.how}"
+        last = header.start_lba + header.sectors - 1
+        for partition in self.others:
+            if partition.overlaps(header.start_lba, last):
+                return f"{partition} reaches into it"
+        return ""
 
 
 def _candidates(disk: Disk, lbas: Iterable[int]) -> Iterator[_Candidate]:
     table = gpt.read_table(disk)
+    mbr = table.partitions if table and table.kind == "mbr" else ()
     for partition in table.partitions if table else ():
         if partition.type == PARTITION_TYPE:
             start, end = partition.first * disk.lba_size, (partition.last + 1) * disk.lba_size
             offsets = (start, end - 2 * UNIT, end - UNIT)
             yield _Candidate(f"partition {partition.number}", offsets, start, end)
-    if not table:  # else the end of the disk is the backup table's
-        end = _units_end(disk)
-        yield _Candidate(TAIL, (end - 2 * UNIT, end - UNIT), end=end)
+    if not table or table.kind == "mbr":  # else the end of the disk is the backup table's
+        end = units_end(disk)
+        yield _Candidate(TAIL, (end - 2 * UNIT, end - UNIT), end=end, others=mbr)
     for lba in lbas:
         start = lba * disk.lba_size
-        yield _Candidate(f"LBA {lba}", (start,), start)
+        yield _Candidate(f"LBA {lba}", (start,), start, others=mbr)
 
 
-def _units_end(disk: Disk) -> int:
+def units_end(disk: Disk) -> int:
+    """The byte offset where the disk's last whole unit ends."""
     return disk.size // UNIT * UNIT
 
 
@@ -111,9 +128,10 @@ def find(disk: Disk, lbas: Iterable[int] = ()) -> Found:
                 if error.code != "region-magic":
                     misses.append(f"offset 0x{offset:x}: {error.message}")
                 continue
-            if candidate.start in (None, header.start) and candidate.end in (None, header.end):
+            why = candidate.miss(header)
+            if not why:
                 return Found(header, candidate.how, _header_copies(disk, header))
-            misses.append(f"offset 0x{offset:x}: region: not of this {candidate.how}")
+            misses.append(f"offset 0x{offset:x}: region: {why}")
     detail = f" ({'; '.join(misses)})" if misses else ""
     raise LifeboatError(
         "region-none",
@@ -243,7 +261,7 @@ def place(disk: Disk, where: Where, size: int) -> tuple[int, int]:
                 "make one with a partitioning tool, or leave --gpt out",
             )
     elif where == TAIL:
-        start = _units_end(disk) - size
+        start = units_end(disk) - size
     else:
         start = int(where) * disk.lba_size
     if start < 0 or start + size > disk.size or start % UNIT or size % UNIT:
@@ -270,10 +288,17 @@ def new_set(
     """
     if not 2 <= slots <= 16:
         raise LifeboatError("region-field", f"{slots} slots", "a region has 2 to 16 slots")
+    places = [place(disk, where, size or size_for(need, slots)) for disk in disks]
+    return new_headers(disks, places, slots=slots, need=need)
+
+
+def new_headers(
+    disks: Sequence[Disk], places: Sequence[tuple[int, int]], *, slots: int, need: int
+) -> list[RegionHeader]:
+    """Headers of a new set at these places, each (start_lba, sectors); writes nothing."""
     set_id = os.urandom(16)
     headers = []
-    for index, disk in enumerate(disks):
-        start_lba, sectors = place(disk, where, size or size_for(need, slots))
+    for index, (disk, (start_lba, sectors)) in enumerate(zip(disks, places)):
         room = sectors * disk.lba_size
         slot_size = (room - _OVERHEAD) // slots // UNIT * UNIT
         if slot_size < need:
@@ -282,26 +307,32 @@ def new_set(
                 f"{disk.path}: {room} bytes are too few for {slots} slots of {need} bytes",
                 f"the region needs {size_for(need, slots)} bytes",
             )
-        header = RegionHeader(
-            lba_size=disk.lba_size,
-            set_id=set_id,
-            region_id=os.urandom(16),
-            start_lba=start_lba,
-            sectors=sectors,
-            member_index=index,
-            member_count=len(disks),
-            slot_count=slots,
-            slot_size=slot_size,
+        headers.append(
+            _header(
+                disk,
+                set_id=set_id,
+                start_lba=start_lba,
+                sectors=sectors,
+                member_index=index,
+                member_count=len(disks),
+                slot_count=slots,
+                slot_size=slot_size,
+            )
         )
-        header.check()
-        headers.append(header)
     return headers
 
 
-def joining(member: RegionHeader, disk: Disk, where: Where, index: int | None) -> RegionHeader:
+def joining(
+    member: RegionHeader,
+    disk: Disk,
+    where: Where,
+    index: int | None,
+    sectors: int | None = None,
+) -> RegionHeader:
     """Header of a new member for the set of `member`; writes nothing.
 
-    index: which member it replaces; may be None in a set of two.
+    index: which member it replaces; may be None in a set of two. sectors: the length, where it
+    is not the member's.
     """
     if index is None and member.member_count == 2:
         index = 1 - member.member_index
@@ -311,11 +342,11 @@ def joining(member: RegionHeader, disk: Disk, where: Where, index: int | None) -
             f"{disk.path}: which of the {member.member_count} members is it to be?",
             f"give --member, 0 to {member.member_count - 1}, not {member.member_index}",
         )
-    start_lba, sectors = place(disk, where, member.size)
-    header = RegionHeader(
-        lba_size=disk.lba_size,
+    size = sectors * disk.lba_size if sectors else member.size
+    start_lba, sectors = place(disk, where, size)
+    return _header(
+        disk,
         set_id=member.set_id,
-        region_id=os.urandom(16),
         start_lba=start_lba,
         sectors=sectors,
         member_index=index,
@@ -323,59 +354,73 @@ def joining(member: RegionHeader, disk: Disk, where: Where, index: int | None) -
         slot_count=member.slot_count,
         slot_size=member.slot_size,
     )
+
+
+def _header(
+    disk: Disk, *, set_id: bytes, slot_count: int, slot_size: int, **rest: int
+) -> RegionHeader:
+    """A header of its own id; the journal is right after the slots, where there is room."""
+    journal = UNIT + slot_count * slot_size
+    room = rest["sectors"] * disk.lba_size - TAIL_UNITS * UNIT - journal
+    units = JOURNAL_UNITS if room >= JOURNAL_UNITS * UNIT else 0
+    header = RegionHeader(
+        lba_size=disk.lba_size,
+        set_id=set_id,
+        region_id=os.urandom(16),
+        slot_count=slot_count,
+        slot_size=slot_size,
+        journal_offset=journal if units else 0,
+        journal_units=units,
+        **rest,
+    )
     header.check()
     return header
 
 
-def at_stake(disk: Disk, header: RegionHeader, progress: Progress | None = None) -> list[str]:
-    """What creating this region would destroy or hide, a line each; empty: nothing."""
-    stakes = []
-    first, last = header.start_lba, header.start_lba + header.sectors - 1
-    table = gpt.read_table(disk)
-    if table:
-        if first < table.first_usable or last > table.last_usable:
-            stakes.append(f"the range overlaps the partition table itself ({table.kind})")
-        for partition in table.partitions:
-            own = partition.type == PARTITION_TYPE
-            exact = own and (partition.first, partition.last) == (first, last)
-            if partition.first <= last and partition.last >= first and not exact:
-                stakes.append(f"the range overlaps {partition} ({table.kind})")
-    stakes += _regions_at_stake(disk, header)
-    used = disk.first_nonzero(header.start, header.end, progress)
-    if used is not None:
-        stakes.append(f"the range is not empty: the first byte that is not zero is at 0x{used:x}")
-    return stakes
+def fresh_units(header: RegionHeader) -> dict[int, bytes]:
+    """What makes a range that region: byte offsets of units, and what to write there.
 
-
-def _regions_at_stake(disk: Disk, header: RegionHeader) -> list[str]:
-    try:
-        found = find(disk, [header.start_lba])
-    except LifeboatError:
-        return []
-    slots = [slot for slot in read_slots(disk, found.header) if slot.manifest]
-    return [f"a backup region is here ({found.how}) with {len(slots)} committed copies"]
+    First what frees the slots and the journal, then the header copies, the head copy last.
+    """
+    units = [header.slot(index) for index in range(header.slot_count)]
+    journal = header.start + header.journal_offset
+    units += [journal + index * UNIT for index in range(header.journal_units)]
+    packed = header.pack()
+    return {
+        **dict.fromkeys(units, bytes(UNIT)),
+        **dict.fromkeys(reversed(header.copies), packed),
+    }
 
 
 def create(disk: Disk, header: RegionHeader) -> None:
-    """Write the region: an older region of the disk is retired, all slots are freed.
+    """Write the region: all slots are freed, the journal is emptied. Reads everything back.
 
-    Looks at nothing that is there; `at_stake` does. Reads everything back.
+    Writes nowhere else, and looks at nothing that is there: `reserve` does.
     Raises LifeboatError: disk-write, disk-read, region-readback.
     """
-    units = [header.slot(index) for index in range(header.slot_count)]
-    try:
-        units += find(disk, [header.start_lba]).header.copies
-    except LifeboatError:
-        pass  # no older region
-    for offset in units:
-        disk.write(offset, bytes(UNIT))
+    disk.allow([(header.start, header.end)])
+    fresh = fresh_units(header)
+    _write_units(disk, {at: data for at, data in fresh.items() if at not in header.copies})
+    _write_units(disk, {at: data for at, data in fresh.items() if at in header.copies})
+
+
+def retire(disk: Disk, header: RegionHeader) -> None:
+    """Make the range no region any more: its commit records and header copies become zeros.
+
+    Raises LifeboatError: disk-write, disk-read, region-readback.
+    """
+    disk.allow([(header.start, header.end)])
+    slots = [header.slot(index) for index in range(header.slot_count)]
+    _write_units(disk, dict.fromkeys(slots, bytes(UNIT)))
+    _write_units(disk, dict.fromkeys(header.copies, bytes(UNIT)))
+
+
+def _write_units(disk: Disk, units: dict[int, bytes]) -> None:
+    for offset, data in units.items():
+        disk.write(offset, data)
     disk.flush()
-    for offset in reversed(header.copies):
-        disk.write(offset, header.pack())
-    disk.flush()
-    for offset in units + list(header.copies):
-        wanted = header.pack() if offset in header.copies else bytes(UNIT)
-        if disk.read(offset, UNIT) != wanted:
+    for offset, data in units.items():
+        if disk.read(offset, UNIT) != data:
             raise LifeboatError(
                 "region-readback",
                 f"{disk.path}, offset 0x{offset:x}: reads back otherwise than it was written",

@@ -1,5 +1,6 @@
 """The `lifeboat` command: exit codes, JSON, and messages with a next step."""
 
+import io
 import json
 import subprocess
 import sys
@@ -43,7 +44,8 @@ def code_image(tmp_path, lifeboat):
 
 
 @pytest.fixture
-def disk(tmp_path):
+def disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # recovery files go there
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(SIZE))
     return path
@@ -58,7 +60,16 @@ def test_version_is_in_one_place(lifeboat):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["image", "build"], ["region", "create"], ["board", "run"], ["report"], ["test"]],
+    [
+        [],
+        ["image", "build"],
+        ["region", "plan"],
+        ["region", "create"],
+        ["region", "remove"],
+        ["board", "run"],
+        ["report"],
+        ["test"],
+    ],
 )
 def test_every_command_has_help(lifeboat, command):
     code, out, _ = lifeboat(*command, "--help")
@@ -75,6 +86,8 @@ def test_every_command_has_help(lifeboat, command):
         ["image", "build", "-o", "x", "--version", "1", "no-equals-sign"],
         ["region", "create", "--lba", "ten", "disk"],
         ["region", "create", "--size", "-5", "disk"],
+        ["region", "create", "--overwrite", "9-8", "disk"],
+        ["region", "create", "--tail", "--gpt", "disk"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(lifeboat, command):
@@ -152,7 +165,7 @@ def test_image_verify_of_a_destroyed_manifest_is_damage_too(lifeboat, code_image
 
 
 def test_region_create_inspect_and_verify(lifeboat, disk):
-    code, out, _ = lifeboat("region", "create", disk, *NUMBERS, "--json")
+    code, out, _ = lifeboat("region", "create", disk, *NUMBERS, "--json", "--yes")
     (member,) = json.loads(out)["created"]
     assert (code, member["disk"], member["slot_count"]) == (0, str(disk), 2)
     code, out, _ = lifeboat("region", "inspect", disk, "--json")
@@ -165,38 +178,64 @@ def test_region_create_inspect_and_verify(lifeboat, disk):
     assert "no backup copy yet" in out
 
 
-def test_region_create_refuses_a_used_range_and_force_takes_it(lifeboat, disk, monkeypatch):
-    data = bytearray(SIZE)
-    data[-1] = 1
-    disk.write_bytes(data)
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_region_create_asks_and_without_a_terminal_refuses(lifeboat, disk, monkeypatch):
     create = ["region", "create", disk, *NUMBERS]
+    for stdin, expected in ((io.StringIO("yes\n"), "consent"), (Terminal("no\n"), "consent")):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        code, out, _ = lifeboat(*create, "--json")
+        assert (code, json.loads(out)["error"]["code"]) == (1, expected)
+    assert disk.read_bytes() == bytes(SIZE)
+    assert not list(disk.parent.glob("lifeboat-undo*"))
+    monkeypatch.setattr(sys, "stdin", Terminal("yes\n"))
     code, _, err = lifeboat(*create)
-    assert code == 1
-    assert f"{SIZE - 1:#x}" in err
-    assert lifeboat(*create, "--yes")[0] == 1  # skips the question, not the refusal
-    for answer, expected in (("no\n", 1), ("", 1)):
-        monkeypatch.setattr(sys, "stdin", open_text(answer))
-        assert lifeboat(*create, "--force")[0] == expected
-    assert disk.read_bytes() == data
-    monkeypatch.setattr(sys, "stdin", open_text("destroy\n"))
-    code, _, err = lifeboat(*create, "--force")
     assert code == 0
-    assert f"{SIZE - 1:#x}" in err  # what was at stake was shown
-    assert lifeboat(*create, "--force", "--yes")[0] == 0
+    assert "tail of the disk" in err and "lifeboat-undo-disk.img-" in err
+    assert len(list(disk.parent.glob("lifeboat-undo-disk.img-*.json"))) == 1
 
 
-def open_text(text):
-    import io
+def test_region_create_overwrites_only_what_a_person_names(lifeboat, disk, monkeypatch):
+    data = bytearray(SIZE)
+    data[-1] = data[-70000] = 1
+    disk.write_bytes(data)
+    first, last = (SIZE - 70000) // 512, SIZE // 512 - 1
+    create = ["region", "create", disk, *NUMBERS, "--tail"]
+    assert f"LBA {first}-{last} are not zero" in lifeboat("region", "plan", *create[2:])[1]
+    wrong = (f"{first}-{last - 1}", f"{first + 1}-{last}", f"0-{last}", f"{first}-{last + 1}")
+    for given in ([], *(["--overwrite", one] for one in wrong)):
+        code, out, _ = lifeboat(*create, "--yes", "--json", *given)
+        assert (code, json.loads(out)["error"]["code"]) == (1, "overwrite")
+    for answers in ("yes\n", f"{first}-{last}\nno\n"):
+        monkeypatch.setattr(sys, "stdin", Terminal(answers))
+        assert lifeboat(*create)[0] == 1
+    assert disk.read_bytes() == data
+    assert lifeboat(*create, "--yes", "--overwrite", f"{first}-{last}")[0] == 0
+    assert lifeboat("region", "inspect", disk)[0] == 0
+    undo = next(disk.parent.glob("lifeboat-undo*"))
+    assert lifeboat("region", "remove", disk, "--undo", undo, "--yes")[0] == 0
+    assert disk.read_bytes() == data
+    monkeypatch.setattr(sys, "stdin", Terminal(f"{first}-{last}\nyes\n"))
+    assert lifeboat(*create)[0] == 0
 
-    return io.StringIO(text)
+
+def test_an_overwrite_that_nothing_needs_is_an_error(lifeboat, disk):
+    create = ["region", "create", disk, *NUMBERS, "--yes", "--overwrite", "3000-3001", "--json"]
+    code, out, _ = lifeboat(*create)
+    assert (code, json.loads(out)["error"]["code"]) == (1, "overwrite")
+    assert disk.read_bytes() == bytes(SIZE)
 
 
-def test_region_join_replaces_a_member(lifeboat, tmp_path):
+def test_region_join_replaces_a_member(lifeboat, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     paths = [tmp_path / name for name in ("a", "b", "new")]
     for path in paths:
         path.write_bytes(bytes(SIZE))
-    assert lifeboat("region", "create", *paths[:2], *NUMBERS)[0] == 0
-    assert lifeboat("region", "create", "--join", paths[0], paths[2])[0] == 0
+    assert lifeboat("region", "create", *paths[:2], *NUMBERS, "--yes")[0] == 0
+    assert lifeboat("region", "create", "--yes", "--join", paths[0], paths[2])[0] == 0
     members = json.loads(lifeboat("region", "inspect", "--json", *paths)[1])["members"]
     assert [member["member_index"] for member in members] == [0, 1, 1]
     assert len({member["set_id"] for member in members}) == 1

@@ -268,63 +268,57 @@ def test_a_new_member_joins_a_set_and_replaces_the_missing_one(disk_file):
             assert code(region.joining, old, disk, region.TAIL, index) == "region-member"
 
 
-def test_creating_again_retires_the_old_region(disk_file):
-    path = disk_file(handmade.disk(END, slots=[(0, 1, handmade.BLOCKS, {})]))
+def test_creating_writes_nowhere_outside_the_region(disk_file):
+    path = disk_file(b"\xa5" * SIZE)
     (header,) = create([path], 8)
-    assert code(find, path) == "region-none"  # nothing left at the tail
-    found = find(path, [8])
-    assert found.header == header
-    with Disk(path) as disk:
-        assert region.newest(region.read_slots(disk, header)) is None
+    data = path.read_bytes()
+    assert set(data[: header.start]) | set(data[header.end :]) == {0xA5}
+    assert find(path, [8]).header == header
 
 
-# --- looking first
+def test_the_journal_is_right_after_the_slots_and_emptied(disk_file):
+    path = disk_file(b"\xa5" * SIZE)
+    (header,) = create([path])
+    assert header.journal_units == 32
+    assert header.journal_offset == 4096 + 2 * header.slot_size
+    start = header.start + header.journal_offset
+    assert not any(path.read_bytes()[start : start + 32 * 4096])
 
 
-def stakes(path, where=region.TAIL, **keywords):
-    with Disk(path) as disk:
-        (header,) = region.new_set([disk], where, **keywords)
-        return region.at_stake(disk, header)
-
-
-def test_an_empty_disk_has_nothing_at_stake(disk_file):
-    assert stakes(disk_file()) == []
-
-
-def test_one_byte_in_the_range_is_noticed_and_located(disk_file):
-    data = bytearray(SIZE)
-    data[SIZE - 70000] = 1
-    assert f"{SIZE - 70000:x}" in stakes(disk_file(data))[0]
-    assert stakes(disk_file(data), where=8) == []
-
-
-def test_an_old_region_is_noticed(disk_file):
-    path = disk_file(handmade.disk(END, slots=[(0, 1, handmade.BLOCKS, {})]))
-    assert "backup region is here (tail) with 1 committed" in " ".join(stakes(path))
-
-
-def test_partitions_and_partition_tables_are_noticed(disk_file):
-    data = bytearray(SIZE)
-    write_gpt(data, [(OTHER, 40, 100)])
+def test_a_retired_region_is_not_found_and_its_slots_are_free(disk_file):
+    data = handmade.disk(END, slots=[(0, 1, handmade.BLOCKS, {})])
     path = disk_file(data)
-    assert "overlaps the partition table itself (gpt)" in " ".join(stakes(path))
-    assert "partition 1, LBA 40 to 100" in " ".join(stakes(path, where=96))
-    assert stakes(path, where=104) == []
-    mbr = bytearray(SIZE)
-    mbr[510:512] = b"\x55\xaa"
-    mbr[446:462] = struct.pack("<B3sB3sII", 0, b"", 0x83, b"", 2048, 1024)
-    path = disk_file(mbr)
-    assert "partition 1, LBA 2048 to 3071 (mbr)" in " ".join(stakes(path, where=2048))
-    assert stakes(path) == []
+    with Disk(path, write=True) as disk:
+        region.retire(disk, region.find(disk).header)
+    assert code(find, path) == "region-none"
+    zeroed = {at // 4096 for at in range(0, END, 4096) if not any(path.read_bytes()[at:][:4096])}
+    slots = {(HEAD + 4096 + index * handmade.SLOT_SIZE) // 4096 for index in (0, 1)}
+    assert zeroed >= slots | {HEAD // 4096, END // 4096 - 2, END // 4096 - 1}
 
 
-def test_the_partition_meant_for_lifeboat_is_not_at_stake(disk_file):
-    data = bytearray(SIZE)
-    write_gpt(data, [(TYPE, 64, 64 + handmade.SECTORS - 1)])
-    path = disk_file(data)
-    assert stakes(path, where=region.GPT) == []
-    create([path], region.GPT)
-    assert find(path).how == "partition 1"
+@pytest.mark.parametrize(("first", "count", "found"), [(2048, 512, True), (2048, 2048, False)])
+def test_a_partition_of_an_mbr_may_not_reach_into_the_region(disk_file, first, count, found):
+    path = disk_file()
+    create([path])
+    data = bytearray(path.read_bytes())
+    data[510:512] = b"\x55\xaa"
+    data[446:462] = struct.pack("<B3sB3sII", 0, b"", 0x83, b"", first, count)
+    path.write_bytes(data)
+    if found:
+        assert find(path).how == "tail"
+    else:
+        assert code(find, path) == "region-none"
+
+
+def test_a_disk_takes_no_write_that_was_not_allowed(disk_file):
+    with Disk(disk_file(), write=True) as disk:
+        assert code(disk.write, 4096, bytes(512)) == "disk-write"
+        disk.allow([(4096, 8192)])
+        disk.write(4096, b"x" * 4096)
+        disk.allow([(16384, 20480)])
+        disk.write(4096, b"y" * 512)
+        for offset, size in ((4095, 2), (4096, 4097), (8192, 1), (12288, 4097), (20479, 2)):
+            assert code(disk.write, offset, bytes(size)) == "disk-write"
 
 
 # --- disks

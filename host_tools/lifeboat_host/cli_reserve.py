@@ -1,0 +1,450 @@
+"""`lifeboat region plan`, `create` and `remove`: reserve a range of disks, and give it back."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lifeboat_host import consent, diskmap, diskpicture, options, region, reserve, undo
+from lifeboat_host.diskmap import DiskMap
+from lifeboat_host.disks import Disk
+from lifeboat_host.errors import EXIT_ERROR, EXIT_OK, LifeboatError
+from lifeboat_host.formats import PARTITION_TYPE, SLOT_SIZE_MIN, RegionHeader
+from lifeboat_host.output import Output
+from lifeboat_host.reserve import AUTO, Place
+
+_PLAN = """\
+Shows what is on each disk and where its region would go; writes nothing. Exit code 1: at least
+one disk was refused.
+
+A disk with a GPT gets a partition of its own, of lifeboat's type, in free space; a blank disk or
+one with an MBR gives up its tail. Whatever is recognised (partitions, file systems, RAID, LVM, ZFS
+and encryption metadata, another backup region) is never touched, and there is no option for that.
+"""
+
+_CREATE = """\
+Reserves what `lifeboat region plan` shows, after asking. Several disks become one set.
+
+Sectors that are not zero and not recognised are overwritten only when a person names them: the
+range is typed at the question or given as --overwrite. Before a disk is changed, a recovery file
+with all that will be overwritten is written; with it `lifeboat region remove --undo` puts the disk
+back, byte for byte.
+"""
+
+_REMOVE = """\
+Gives a region's range back, after asking. With the recovery file of its creation everything in the
+range, and the partition table, becomes what it was; if the table has been changed since, only
+lifeboat's partition is deleted from it. Without it the region's headers and commit records are set
+to zero, and its partition is deleted.
+"""
+
+
+def add(
+    actions: options.Commands, common: argparse.ArgumentParser, disks: argparse.ArgumentParser
+) -> None:
+    """Add the three actions to the parser of `lifeboat region`."""
+    raw = argparse.RawDescriptionHelpFormatter
+    plan = actions.add_parser(
+        "plan",
+        parents=[common, disks],
+        help="show what is on disks and where a region would go",
+        description=_PLAN,
+        formatter_class=raw,
+    )
+    create = actions.add_parser(
+        "create",
+        parents=[common, disks],
+        help="reserve a range and write the region there",
+        description=_CREATE,
+        formatter_class=raw,
+    )
+    remove = actions.add_parser(
+        "remove",
+        parents=[common, disks],
+        help="give a region's range back",
+        description=_REMOVE,
+        formatter_class=raw,
+    )
+    for action, run in ((plan, _plan), (create, _create)):
+        _add_place(action)
+        action.set_defaults(run=run)
+    create.add_argument(
+        "--overwrite",
+        type=_lba_range,
+        action="append",
+        default=[],
+        metavar="FIRST-LAST",
+        help="LBAs that are not zero and may be lost; once per disk that needs it, in their order",
+    )
+    create.add_argument(
+        "--undo", type=Path, metavar="FILE", help="the recovery file, or a folder for several"
+    )
+    remove.add_argument("--undo", type=Path, metavar="FILE", help="recovery file of the creation")
+    remove.add_argument("--lba", type=options.number, help="look at this LBA too")
+    remove.set_defaults(run=_remove)
+    for action in (create, remove):
+        action.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    place = parser.add_mutually_exclusive_group()
+    for name, value, text in (
+        ("--tail", region.TAIL, "the end of the disk, outside of any partition"),
+        ("--gpt", region.GPT, "a GPT partition; a blank disk gets a new GPT"),
+    ):
+        place.add_argument(
+            name, dest="where", action="store_const", const=value, default=AUTO, help=text
+        )
+    place.add_argument(
+        "--lba",
+        dest="where",
+        type=options.number,
+        metavar="N",
+        help="from this LBA on, outside of any partition",
+    )
+    parser.add_argument("--size", type=options.number, help="bytes (default: for the board)")
+    parser.add_argument("--slots", type=int, default=2, help="backup copies, 2 to 16 (default 2)")
+    parser.add_argument("--join", type=Path, metavar="DISK", help="become a member of its set")
+    parser.add_argument("--member", type=int, metavar="INDEX", help="with --join: which one")
+    options.add_flash(parser, product=False)
+
+
+def _lba_range(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)-(\d+)", text)
+    if not match or int(match[1]) > int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range of LBAs like 2048-4095")
+    return int(match[1]), int(match[2])
+
+
+@contextmanager
+def opened(
+    args: argparse.Namespace, write: bool = False, others: Sequence[Path] = ()
+) -> Iterator[list[Disk]]:
+    """The disks that the command names: here, or behind the board at --port.
+
+    others: more of them, which stand at the end of the list. Raises LifeboatError disk-twice.
+    """
+    paths = [*args.disks, *others]
+    if args.port:
+        boarddisk = importlib.import_module("lifeboat_host.boarddisk")
+        with boarddisk.open_disks(args.port, list(map(str, paths)), write) as disks:
+            yield list(disks)
+        return
+    if not args.disks:
+        raise LifeboatError("disk-none", "no disk is named", "name an image or a block device")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise LifeboatError("disk-twice", "the same disk is named twice", "name each disk once")
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(Disk(path, args.lba_size, write=write and path in args.disks))
+            for path in paths
+        ]
+
+
+# --- plan ----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Proposal:
+    """What would be done with a disk: a place with the region's header, or a refusal."""
+
+    disk: Disk
+    found: DiskMap
+    place: Place | None = None
+    header: RegionHeader | None = None
+    refusal: LifeboatError | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        place = self.place
+        proposal = place and {
+            "first": place.first,
+            "last": place.last,
+            "how": place.how,
+            "changes_table": bool(place.table),
+            "overwrites": place.used,
+            "notes": place.notes,
+        }
+        found = self.found
+        return {
+            "disk": str(self.disk.path),
+            "sectors": found.sectors,
+            "lba_size": found.lba_size,
+            "table": found.table,
+            "pieces": [asdict(piece) for piece in found.pieces],
+            "signatures": [asdict(claim) for claim in found.claims],
+            "unknown": found.unknown,
+            "proposal": proposal,
+            "refused": self.refusal and self.refusal.to_json(),
+        }
+
+
+def _propose(
+    args: argparse.Namespace, output: Output, disks: Sequence[Disk], member: Disk | None
+) -> list[_Proposal]:
+    """A proposal for each disk; member: whose set they are to join."""
+    lbas = [args.where] if isinstance(args.where, int) else []
+    joined = region.find(member, lbas).header if member else None
+    if joined:
+        slots, need, size = joined.slot_count, joined.slot_size, joined.size
+    else:
+        slots, need = args.slots, SLOT_SIZE_MIN
+        if args.size is None or args.board or args.flash_size:
+            _, flash_size, block_size = options.flash_numbers(args)
+            need = region.slot_size_for(flash_size, block_size)
+        size = args.size or region.size_for(need, slots)
+    proposals = []
+    for disk in disks:
+        with output.bar(f"looking at {disk.path.name}") as bar:
+            proposal = _Proposal(disk, diskmap.look(disk, lbas, bar))
+        proposals.append(proposal)
+        try:
+            with output.bar(f"reading {disk.path.name}") as bar:
+                place = reserve.choose(disk, proposal.found, args.where, size, bar)
+            if joined:
+                proposal.header = region.joining(
+                    joined, disk, place.first, args.member, place.sectors
+                )
+            else:
+                at = [(place.first, place.sectors)]
+                (proposal.header,) = region.new_headers([disk], at, slots=slots, need=need)
+            proposal.place = place
+        except LifeboatError as error:
+            proposal.refusal = error
+    places = [(p.place.first, p.place.sectors) for p in proposals if p.place]
+    if not joined and len(places) == len(proposals):
+        headers = region.new_headers(disks, places, slots=slots, need=need)
+        for proposal, header in zip(proposals, headers):
+            proposal.header = header
+    return proposals
+
+
+def _show(output: Output, proposal: _Proposal) -> None:
+    disk, place = proposal.disk, proposal.place
+    size = diskpicture.size_text(disk.size)
+    output.show(f"{disk.path}: {size}, sectors of {disk.lba_size} bytes")
+    proposed = (place.first, place.last) if place else None
+    output.show(diskpicture.disk_map(proposal.found, proposed, output.ascii_only))
+    if place:
+        output.show(*_consequences(proposal))
+    if proposal.refusal:
+        output.show(f"  refused ({proposal.refusal.code}): {proposal.refusal.message}")
+        output.show(f"  next: {proposal.refusal.hint}")
+    output.show("")
+
+
+def _consequences(proposal: _Proposal) -> list[str]:
+    place = proposal.place
+    assert place
+    disk = proposal.disk
+    size = diskpicture.size_text(place.sectors * disk.lba_size)
+    lines = [f"  LBA {place.first} to {place.last} ({size}) would be the region: {place.how}"]
+    if place.table:
+        lines.append("  the partition table is changed, both copies")
+    if place.used:
+        lines.append(
+            f"  LBA {place.used[0]}-{place.used[1]} are not zero and not recognised: "
+            "they would be overwritten"
+        )
+    return lines + [f"  note: {note}" for note in place.notes]
+
+
+def _joined(args: argparse.Namespace) -> list[Path]:
+    if args.join and len(args.disks) != 1:
+        raise LifeboatError("region-member", "one disk joins at a time", "name one disk")
+    return [args.join] if args.join else []
+
+
+def _plan(args: argparse.Namespace, output: Output) -> int:
+    others = _joined(args)
+    with opened(args, others=others) as disks:
+        member = disks.pop() if others else None
+        proposals = _propose(args, output, disks, member)
+    for proposal in proposals:
+        _show(output, proposal)
+    output.result({"disks": [proposal.to_json() for proposal in proposals]})
+    return EXIT_ERROR if any(proposal.refusal for proposal in proposals) else EXIT_OK
+
+
+# --- create --------------------------------------------------------------------------------
+
+
+def _create(args: argparse.Namespace, output: Output) -> int:
+    others = _joined(args)
+    with opened(args, write=True, others=others) as disks:
+        member = disks.pop() if others else None
+        proposals = _propose(args, output, disks, member)
+        for proposal in proposals:
+            if proposal.refusal:
+                raise proposal.refusal
+        for proposal in proposals:
+            _show(output, proposal)
+        ready = [(p.disk, p.place, p.header) for p in proposals if p.place and p.header]
+        files = [_undo_path(args, disk, header) for disk, _, header in ready]
+        _consent_to_overwriting(args, ready)
+        stakes = [line for p in proposals for line in (f"{p.disk.path}:", *_consequences(p))]
+        consent.confirm([*stakes, f"recovery: {', '.join(map(str, files))}"], args.yes)
+        for (disk, place, header), file in zip(ready, files):
+            with output.bar(f"saving {disk.path.name}") as bar:
+                undo.save(undo.take(disk, place, header, bar), file)
+        for (disk, place, header), file in zip(ready, files):
+            try:
+                reserve.carry_out(disk, place, header)
+            except LifeboatError as error:
+                back = f"lifeboat region remove {disk.path} --undo {file}"
+                error.hint = f"{error.hint}; to go back: {back}".lstrip("; ")
+                raise
+            output.show(
+                f"{disk.path}: member {header.member_index} of {header.member_count}, "
+                f"LBA {place.first} to {place.last}, "
+                f"{header.slot_count} slots of {header.slot_size} bytes",
+                f"  keep {file}: with it the disk can be put back as it was",
+            )
+        output.result(
+            {
+                "created": [
+                    {**describe(disk, header), "how": place.how, "undo": str(file)}
+                    for (disk, place, header), file in zip(ready, files)
+                ]
+            }
+        )
+    return EXIT_OK
+
+
+def describe(disk: Disk, header: RegionHeader) -> dict[str, Any]:
+    """A region header for --json."""
+    fields = {
+        key: value.hex() if isinstance(value, bytes) else value
+        for key, value in asdict(header).items()
+    }
+    return {"disk": str(disk.path), **fields}
+
+
+def _undo_path(args: argparse.Namespace, disk: Disk, header: RegionHeader) -> Path:
+    """Where the recovery file goes. Raises LifeboatError undo-write."""
+    path: Path = args.undo or Path()
+    if path.is_dir():
+        path /= undo.file_name(disk, header.region_id)
+    elif len(args.disks) != 1:
+        raise LifeboatError(
+            "undo-write", f"{path}: several disks need several files", "name a folder"
+        )
+    if path.exists():
+        raise LifeboatError("undo-write", f"{path}: exists already", "name another file")
+    return path
+
+
+def _consent_to_overwriting(
+    args: argparse.Namespace, ready: Sequence[tuple[Disk, Place, RegionHeader]]
+) -> None:
+    """Raise unless a person has named the sectors that are not zero."""
+    given = list(args.overwrite)
+    for disk, place, _ in ready:
+        if not place.used:
+            continue
+        first, last = place.used
+        said = given.pop(0) if given else None
+        if said is None and not args.yes:
+            text = f"{disk.path}: LBA {first}-{last} will be overwritten. Type {first}-{last}: "
+            answer = consent.ask([text])
+            said = place.used if answer == f"{first}-{last}" else None
+        if not said or not place.first <= said[0] <= first <= last <= said[1] <= place.last:
+            raise LifeboatError(
+                "overwrite",
+                f"{disk.path}: LBA {first}-{last} are not zero, and nobody has agreed to "
+                "overwrite them; nothing was changed",
+                f"look at them; if they may be lost, give --overwrite {first}-{last}",
+            )
+    if given:
+        raise LifeboatError(
+            "overwrite",
+            f"--overwrite {given[0][0]}-{given[0][1]}: no disk needs that; nothing was changed",
+            "give it once for each disk that lifeboat region plan says it for",
+        )
+
+
+# --- remove --------------------------------------------------------------------------------
+
+
+def _remove(args: argparse.Namespace, output: Output) -> int:
+    with opened(args, write=True) as disks:
+        if args.undo:
+            if len(disks) != 1:
+                raise LifeboatError(
+                    "undo-disk", "a recovery file is for one disk", "name the one that it is for"
+                )
+            result = [_remove_with(args, output, disks[0])]
+        else:
+            result = _remove_without(args, output, disks)
+    output.result({"removed": result})
+    return EXIT_OK
+
+
+def _remove_with(args: argparse.Namespace, output: Output, disk: Disk) -> dict[str, Any]:
+    saved = undo.load(args.undo)
+    with output.bar(f"looking at {disk.path.name}") as bar:
+        found = diskmap.look(disk, [saved.start // saved.lba_size], bar)
+    way = undo.assess(disk, found, saved)
+    first, last = saved.start // disk.lba_size, saved.end // disk.lba_size - 1
+    stakes = [
+        f"{disk.path}: LBA {first} to {last} become what {args.undo} says they were;",
+        "  the backup copies in this range are lost",
+        f"  {way.why}",
+    ]
+    consent.confirm(stakes, args.yes)
+    with output.bar(f"restoring {disk.path.name}") as bar:
+        undo.restore(disk, saved, way, bar)
+    output.show(f"{disk.path}: LBA {first} to {last} are as they were; {way.why}")
+    return {"disk": str(disk.path), "first": first, "last": last, "table": way.table}
+
+
+def _remove_without(
+    args: argparse.Namespace, output: Output, disks: Sequence[Disk]
+) -> list[dict[str, Any]]:
+    lbas = [] if args.lba is None else [args.lba]
+    stakes, work = [], []
+    for disk in disks:
+        with output.bar(f"looking at {disk.path.name}") as bar:
+            found = diskmap.look(disk, lbas, bar)
+        header = region.find(disk, lbas).header
+        if found.refusal:
+            raise found.refusal
+        first, last = header.start_lba, header.start_lba + header.sectors - 1
+        number = next(
+            (
+                part.number
+                for part in found.partitions
+                if part.type == PARTITION_TYPE and (part.first, part.last) == (first, last)
+            ),
+            None,
+        )
+        work.append((disk, header, number))
+        stakes += [
+            f"{disk.path}: LBA {first} to {last} are no backup region any more:",
+            "  headers and commit records are set to zero, the rest stays as it is",
+        ]
+        if number:
+            stakes.append(f"  partition {number} is deleted")
+        name = Path(undo.file_name(disk, header.region_id))
+        if name.exists():
+            stakes.append(f"  with --undo {name} all of it would become what it was")
+    consent.confirm(stakes, args.yes)
+    for disk, header, number in work:
+        region.retire(disk, header)
+        if number:
+            undo.remove_entry(disk, number)
+        output.show(f"{disk.path}: no backup region any more")
+    return [
+        {
+            "disk": str(disk.path),
+            "first": header.start_lba,
+            "last": header.start_lba + header.sectors - 1,
+            "table": undo.ENTRY if number else undo.NOTHING,
+        }
+        for disk, header, number in work
+    ]
