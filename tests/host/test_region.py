@@ -208,7 +208,8 @@ def test_the_written_bytes_are_the_documented_ones(disk_file):
     path = disk_file()
     (header,) = create([path], 8, slots=2, need=handmade.SLOT_SIZE)
     data = path.read_bytes()
-    expected = handmade.region(count=1, region_id=header.region_id)
+    journal = 4096 + 2 * handmade.SLOT_SIZE, 32
+    expected = handmade.region(count=1, region_id=header.region_id, journal=journal)
     expected = bytearray(expected[:508])
     expected[16:32] = header.set_id
     expected = handmade.sealed(bytes(expected)).ljust(4096, b"\0")
