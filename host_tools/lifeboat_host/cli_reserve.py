@@ -72,9 +72,21 @@ def add(
         formatter_class=raw,
     )
     for action, run in ((plan, _plan), (create, _create)):
-        _add_place(action)
+        add_place(action)
+        action.add_argument("--join", type=Path, metavar="DISK", help="become a member of its set")
+        action.add_argument("--member", type=int, metavar="INDEX", help="with --join: which one")
+        options.add_flash(action, product=False)
         action.set_defaults(run=run)
-    create.add_argument(
+    add_consent(create)
+    remove.add_argument("--undo", type=Path, metavar="FILE", help="recovery file of the creation")
+    remove.add_argument("--lba", type=options.number, help="look at this LBA too")
+    remove.add_argument("--yes", action="store_true", help="do not ask")
+    remove.set_defaults(run=_remove)
+
+
+def add_consent(parser: argparse.ArgumentParser) -> None:
+    """Add the options by which a person agrees to what create() does."""
+    parser.add_argument(
         "--overwrite",
         type=_lba_range,
         action="append",
@@ -82,17 +94,14 @@ def add(
         metavar="FIRST-LAST",
         help="LBAs that are not zero and may be lost; once per disk that needs it, in their order",
     )
-    create.add_argument(
+    parser.add_argument(
         "--undo", type=Path, metavar="FILE", help="the recovery file, or a folder for several"
     )
-    remove.add_argument("--undo", type=Path, metavar="FILE", help="recovery file of the creation")
-    remove.add_argument("--lba", type=options.number, help="look at this LBA too")
-    remove.set_defaults(run=_remove)
-    for action in (create, remove):
-        action.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
-def _add_place(parser: argparse.ArgumentParser) -> None:
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where a region goes and how large it is."""
     place = parser.add_mutually_exclusive_group()
     for name, value, text in (
         ("--tail", region.TAIL, "the end of the disk, outside of any partition"),
@@ -110,9 +119,6 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", type=options.number, help="bytes (default: for the board)")
     parser.add_argument("--slots", type=int, default=2, help="backup copies, 2 to 16 (default 2)")
-    parser.add_argument("--join", type=Path, metavar="DISK", help="become a member of its set")
-    parser.add_argument("--member", type=int, metavar="INDEX", help="with --join: which one")
-    options.add_flash(parser, product=False)
 
 
 def _lba_range(text: str) -> tuple[int, int]:
@@ -151,7 +157,7 @@ def opened(
 
 
 @dataclass
-class _Proposal:
+class Proposal:
     """What would be done with a disk: a place with the region's header, or a refusal."""
 
     disk: Disk
@@ -184,10 +190,13 @@ class _Proposal:
         }
 
 
-def _propose(
-    args: argparse.Namespace, output: Output, disks: Sequence[Disk], member: Disk | None
-) -> list[_Proposal]:
-    """A proposal for each disk; member: whose set they are to join."""
+def propose(
+    args: argparse.Namespace,
+    output: Output,
+    disks: Sequence[Disk],
+    member: Disk | None = None,
+) -> list[Proposal]:
+    """A proposal for each disk; member: whose set they are to join. args: as add_place() says."""
     lbas = [args.where] if isinstance(args.where, int) else []
     joined = region.find(member, lbas).header if member else None
     if joined:
@@ -201,7 +210,7 @@ def _propose(
     proposals = []
     for disk in disks:
         with output.bar(f"looking at {disk.path.name}") as bar:
-            proposal = _Proposal(disk, diskmap.look(disk, lbas, bar))
+            proposal = Proposal(disk, diskmap.look(disk, lbas, bar))
         proposals.append(proposal)
         try:
             with output.bar(f"reading {disk.path.name}") as bar:
@@ -224,7 +233,7 @@ def _propose(
     return proposals
 
 
-def _show(output: Output, proposal: _Proposal) -> None:
+def _show(output: Output, proposal: Proposal) -> None:
     disk, place = proposal.disk, proposal.place
     size = diskpicture.size_text(disk.size)
     output.show(f"{disk.path}: {size}, sectors of {disk.lba_size} bytes")
@@ -238,7 +247,7 @@ def _show(output: Output, proposal: _Proposal) -> None:
     output.show("")
 
 
-def _consequences(proposal: _Proposal) -> list[str]:
+def _consequences(proposal: Proposal) -> list[str]:
     place = proposal.place
     assert place
     disk = proposal.disk
@@ -264,7 +273,7 @@ def _plan(args: argparse.Namespace, output: Output) -> int:
     others = _joined(args)
     with opened(args, others=others) as disks:
         member = disks.pop() if others else None
-        proposals = _propose(args, output, disks, member)
+        proposals = propose(args, output, disks, member)
     for proposal in proposals:
         _show(output, proposal)
     output.result({"disks": [proposal.to_json() for proposal in proposals]})
@@ -278,42 +287,61 @@ def _create(args: argparse.Namespace, output: Output) -> int:
     others = _joined(args)
     with opened(args, write=True, others=others) as disks:
         member = disks.pop() if others else None
-        proposals = _propose(args, output, disks, member)
-        for proposal in proposals:
-            if proposal.refusal:
-                raise proposal.refusal
-        for proposal in proposals:
-            _show(output, proposal)
-        ready = [(p.disk, p.place, p.header) for p in proposals if p.place and p.header]
-        files = [_undo_path(args, disk, header) for disk, _, header in ready]
-        _consent_to_overwriting(args, ready)
-        stakes = [line for p in proposals for line in (f"{p.disk.path}:", *_consequences(p))]
-        consent.confirm([*stakes, f"recovery: {', '.join(map(str, files))}"], args.yes)
-        for (disk, place, header), file in zip(ready, files):
-            with output.bar(f"saving {disk.path.name}") as bar:
-                undo.save(undo.take(disk, place, header, bar), file)
-        for (disk, place, header), file in zip(ready, files):
-            try:
-                reserve.carry_out(disk, place, header)
-            except LifeboatError as error:
-                back = f"lifeboat region remove {disk.path} --undo {file}"
-                error.hint = f"{error.hint}; to go back: {back}".lstrip("; ")
-                raise
-            output.show(
-                f"{disk.path}: member {header.member_index} of {header.member_count}, "
-                f"LBA {place.first} to {place.last}, "
-                f"{header.slot_count} slots of {header.slot_size} bytes",
-                f"  keep {file}: with it the disk can be put back as it was",
-            )
-        output.result(
-            {
-                "created": [
-                    {**describe(disk, header), "how": place.how, "undo": str(file)}
-                    for (disk, place, header), file in zip(ready, files)
-                ]
-            }
-        )
+        proposals = propose(args, output, disks, member)
+        consent.confirm(stakes(args, output, proposals), args.yes)
+        created = carry_out(args, output, proposals)
+    output.result({"created": created})
     return EXIT_OK
+
+
+def stakes(args: argparse.Namespace, output: Output, proposals: Sequence[Proposal]) -> list[str]:
+    """Show the proposals; what they would do, a line each, for the question that follows.
+
+    Sectors that are not zero are asked for here. Raises LifeboatError: why a disk is refused,
+    overwrite, consent, undo-write.
+    """
+    for proposal in proposals:
+        if proposal.refusal:
+            raise proposal.refusal
+    for proposal in proposals:
+        _show(output, proposal)
+    ready = _ready(proposals)
+    files = _undo_paths(args, ready)
+    _consent_to_overwriting(args, ready)
+    lines = [line for p in proposals for line in (f"{p.disk.path}:", *_consequences(p))]
+    return [*lines, f"recovery: {', '.join(map(str, files))}"]
+
+
+def carry_out(
+    args: argparse.Namespace, output: Output, proposals: Sequence[Proposal]
+) -> list[dict[str, Any]]:
+    """Make the regions to which stakes() got consent; each of them for --json."""
+    ready = _ready(proposals)
+    files = _undo_paths(args, ready)
+    for (disk, place, header), file in zip(ready, files):
+        with output.bar(f"saving {disk.path.name}") as bar:
+            undo.save(undo.take(disk, place, header, bar), file)
+    for (disk, place, header), file in zip(ready, files):
+        try:
+            reserve.carry_out(disk, place, header)
+        except LifeboatError as error:
+            back = f"lifeboat region remove {disk.path} --undo {file}"
+            error.hint = f"{error.hint}; to go back: {back}".lstrip("; ")
+            raise
+        output.show(
+            f"{disk.path}: member {header.member_index} of {header.member_count}, "
+            f"LBA {place.first} to {place.last}, "
+            f"{header.slot_count} slots of {header.slot_size} bytes",
+            f"  keep {file}: with it the disk can be put back as it was",
+        )
+    return [
+        {**describe(disk, header), "how": place.how, "undo": str(file)}
+        for (disk, place, header), file in zip(ready, files)
+    ]
+
+
+def _ready(proposals: Sequence[Proposal]) -> list[tuple[Disk, Place, RegionHeader]]:
+    return [(p.disk, p.place, p.header) for p in proposals if p.place and p.header]
 
 
 def describe(disk: Disk, header: RegionHeader) -> dict[str, Any]:
@@ -325,18 +353,23 @@ def describe(disk: Disk, header: RegionHeader) -> dict[str, Any]:
     return {"disk": str(disk.path), **fields}
 
 
-def _undo_path(args: argparse.Namespace, disk: Disk, header: RegionHeader) -> Path:
-    """Where the recovery file goes. Raises LifeboatError undo-write."""
+def _undo_paths(
+    args: argparse.Namespace, ready: Sequence[tuple[Disk, Place, RegionHeader]]
+) -> list[Path]:
+    """Where the recovery files go. Raises LifeboatError undo-write."""
     path: Path = args.undo or Path()
     if path.is_dir():
-        path /= undo.file_name(disk, header.region_id)
-    elif len(args.disks) != 1:
+        paths = [path / undo.file_name(disk, header.region_id) for disk, _, header in ready]
+    elif len(ready) == 1:
+        paths = [path]
+    else:
         raise LifeboatError(
             "undo-write", f"{path}: several disks need several files", "name a folder"
         )
-    if path.exists():
-        raise LifeboatError("undo-write", f"{path}: exists already", "name another file")
-    return path
+    for path in paths:
+        if path.exists():
+            raise LifeboatError("undo-write", f"{path}: exists already", "name another file")
+    return paths
 
 
 def _consent_to_overwriting(
