@@ -1,13 +1,13 @@
 # Freeze lifeboat into a board:
 #
-#     include("path/to/firmware/manifest.py", arch="rv32", drivers="cfi ahci", extras="journal scrub")
+#     include("firmware/manifest.py", arch="rv32", drivers="cfi ahci", extras="journal scrub")
 #
 # arch      "rv32": viper and inline assembler, for mpy-cross -march=rv32imc
 #           "viper": viper only, for the other architectures with a native emitter
 #           "": plain bytecode
 # drivers   names of the modules in lifeboat/drivers that the board uses, separated by blanks
-# extras    what power-on can do without: "partitioning" makes regions at the board's REPL, "journal"
-#           keeps a log in the regions, "scrub" inspects during operation, "agent" lets
+# extras    what power-on can do without: "partitioning" makes regions at the board's REPL,
+#           "journal" keeps a log in the regions, "scrub" inspects during operation, "agent" lets
 #           `lifeboat provision` and its friends talk to the board
 options.defaults(arch="", drivers="", extras="")
 

@@ -136,6 +136,7 @@ def install():
         return
     micropython = types.ModuleType("micropython")
     micropython.const = lambda value: value
+    micropython.schedule = lambda function, argument: function(argument)
     machine = types.ModuleType("machine")
     machine.mem32 = Mmio()
     machine.PWRON_RESET, machine.HARD_RESET, machine.SOFT_RESET = 1, 2, 5

@@ -6,7 +6,7 @@ include(
     "../../firmware/manifest.py",
     arch="viper",
     drivers="portflash sdspi",
-    extras="partitioning journal",
+    extras="partitioning journal scrub",
 )
 freeze(".", "board.py")
 freeze("..", "_boot.py")

@@ -4,7 +4,7 @@ include(
     "../../firmware/manifest.py",
     arch="viper",
     drivers="spinor sdspi",
-    extras="partitioning journal",
+    extras="partitioning journal scrub",
 )
 package("lifeboat", files=("kernels_plain.py",), base_path="../../firmware")
 package("conformance", base_path="../../tests")

@@ -30,7 +30,7 @@ from .report import RESCUE, RUN, RUN_DEGRADED, Report, runs
 
 # A board that has no room for the journal leaves it out of its manifest.
 try:
-    from .journal import POWER_ON, record
+    from .journal import record
 except ImportError:
     record = None
 
@@ -170,7 +170,7 @@ class _Session:
         self._finish(found)
         if record:
             try:
-                record(self.members, self.report, POWER_ON)
+                record(self.members, self.report)
             except Exception as error:  # noqa: BLE001 - I6: what can't be noted happened all the same
                 self.report.reason("internal", "journal", repr(error))
         data["disk_writes"] = sum(m.region.writes for m in self.members if m.region)

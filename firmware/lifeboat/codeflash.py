@@ -48,16 +48,15 @@ class CodeFlash:
         erase_size = self._dev.size
         self._dev.readblocks(offset // erase_size, buf, offset % erase_size)
 
-    def read(self, block, buf):
-        """Read the start of a block, len(buf) bytes of it."""
-        self._read(block * self.block_size, buf)
+    def read(self, block, buf, offset=0):
+        """Read len(buf) bytes of a block, from offset on."""
+        self._read(block * self.block_size + offset, buf)
 
-    def crc(self, block):
-        """Return the CRC-32 of a whole block."""
-        start, size = block * self.block_size, self.block_size
+    def crc(self, block, offset=0, size=None, crc=0):
+        """Return the CRC-32 of a block, or of size bytes of it from offset on, continued."""
+        start, size = block * self.block_size + offset, size or self.block_size
         if self._mapped:
-            return crc32(self._dev.view(start, size))
-        crc = 0
+            return crc32(self._dev.view(start, size), crc)
         for piece in self._pieces(start, start + size):
             crc = crc32(piece, crc)
         return crc

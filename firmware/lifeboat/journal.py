@@ -142,46 +142,73 @@ def _entries(data):
             yield "mended", "", member["disk"], 0, 0
 
 
-def record(members, report, phase, entries=None):
-    """Tell every member what happened; what fails on one is a reason in the report.
+class Log:
+    """The journals of all home members, read once. What fails on one is a reason in the report.
 
-    entries: (event, code, where, first, count) of a step in operation; at power-on they are made
-    from the report. A power-on that has nothing to tell, or just what the last one told, writes
-    nothing (I7).
+    stories: of a power-on; members that were told just these by the last one are left out.
+    """
+
+    def __init__(self, members, report, stories=None):
+        self._report = report
+        self._journals = []
+        self._session = 0
+        for member in members:
+            if member.home and member.region.journal_pages:
+                page = member.unit.get()
+                journal = self._attempt(member, _Journal, member.region, page)
+                if journal:
+                    self._session = max(self._session, journal.session)
+                    if stories is None or not journal.told(stories, page):
+                        self._journals.append((member, journal))
+
+    def write(self, packed):
+        """Write packed entries; the first one of a session is its power-on."""
+        if not self._journals:
+            return
+        data = self._report.data
+        session = data["session"] = data.get("session") or self._session + 1 & _MASK
+        for entry in packed:
+            pack_into("<III", entry, 4, session, _now(), time.ticks_ms() & _TICKS)
+        begins = packed[0][17:28] == _BEGIN
+        for member, journal in self._journals:
+            if member.home:
+                if begins:
+                    pack_into("<I", packed[0], 56, member.disk.power_cycles() & _MASK)
+                self._attempt(member, journal.append, packed, member.unit.get())
+
+    def tell(self, entries):
+        """Write (event, code, where, first, count) of something in operation."""
+        data = self._report.data
+        packed = [] if "session" in data else [_begin(data)]
+        self.write(packed + [_pack(OPERATION, entry) for entry in entries])
+
+    def _attempt(self, member, action, *args):
+        try:
+            return action(*args)
+        except LifeboatError as error:
+            self._report.reason(error.code, member.name, error.detail)
+        except OSError as error:
+            member.io_error(error)
+
+
+def record(members, report):
+    """Tell every member what a power-on found and did.
+
+    One that has nothing to tell, or just what the last one told, writes nothing (I7).
     """
     data = report.data
-    lasting = entries is None and not (
-        data["repaired"] or any(m["state"] in ("created", "mended") for m in data["members"])
-    )
-    entries = list(_entries(data) if entries is None else entries)
+    entries = list(_entries(data))
     if not entries:
         return
-    begins = "session" not in data
-    if begins:
-        entries.insert(0, ("power-on", data["verdict"], data["version"] or "", 0, 0))
-    phases = [phase] * len(entries)
-    if begins:
-        phases[0] = POWER_ON
-    packed = [_pack(*pair) for pair in zip(phases, entries)]
-    stories = [_story(p, 0) for p in packed]
-    journals = []
-    session = 0
-    for member in members:
-        if member.home and member.region.journal_pages:
-            journal = _attempt(member, report, _Journal, member.region, member.unit.get())
-            if journal:
-                session = max(session, journal.session)
-                if not (lasting and journal.told(stories, member.unit.get())):
-                    journals.append((member, journal))
-    if not journals:
-        return
-    session = data["session"] = data.get("session") or session + 1 & _MASK
-    for p in packed:
-        pack_into("<III", p, 4, session, _now(), time.ticks_ms() & _TICKS)
-    for member, journal in journals:
-        if begins:
-            pack_into("<I", packed[0], 56, member.disk.power_cycles())
-        _attempt(member, report, journal.append, packed, member.unit.get())
+    packed = [_begin(data)] + [_pack(POWER_ON, entry) for entry in entries]
+    lasting = not data["repaired"] and not any(
+        member["state"] in ("created", "mended") for member in data["members"]
+    )
+    Log(members, report, [_story(p, 0) for p in packed] if lasting else None).write(packed)
+
+
+def _begin(data):
+    return _pack(POWER_ON, ("power-on", data["verdict"], data["version"] or "", 0, 0))
 
 
 def _pack(phase, entry):
@@ -192,12 +219,3 @@ def _pack(phase, entry):
         _text(event, 11), _text(code, 16), _text(where, 12), first, count,
     )  # fmt: skip
     return packed
-
-
-def _attempt(member, report, action, *args):
-    try:
-        return action(*args)
-    except LifeboatError as error:
-        report.reason(error.code, member.name, error.detail)
-    except OSError as error:
-        member.io_error(error)

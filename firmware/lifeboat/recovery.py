@@ -97,6 +97,11 @@ def _complete(plan, members, scratch, further):
     return plan
 
 
+def repair_plan(manifest, bad, members, scratch):
+    """Return the Plan for damaged blocks of code that is to stay what it is; see assess()."""
+    return _complete(Plan(manifest, bad, None), members, scratch, False)
+
+
 def bad_copies(plan, scratch):
     """Return [(Copy, block)] of the copies of the plan's build that are to be rewritten.
 
@@ -159,9 +164,9 @@ def assess(flash, found, members, product, scratch):
 
     first = None
     if found.manifest:
-        first = _complete(Plan(found.manifest, found.bad, None), members, scratch, False)
+        first = repair_plan(found.manifest, found.bad, members, scratch)
         if found.manifest_state == "padding":
-            first.manifest_copy = _manifest_copy(members, found.manifest)
+            first.manifest_copy = manifest_copy_of(members, found.manifest)
         if not first.lost:
             return first
     for manifest, copy in _backups(members, accept):
@@ -178,7 +183,7 @@ def assess(flash, found, members, product, scratch):
 
 # The manifest in flash is good, what follows it is not: its block may be erased only when a
 # disk has the manifest too.
-def _manifest_copy(members, manifest):
+def manifest_copy_of(members, manifest):
     for copy in _copies(members, manifest)[0]:
         if not copy.member.usable:
             continue

@@ -158,17 +158,17 @@ class Region:
 
     def audit(self, unit):
         """Look for header copies that differ from the one in use; unit: scratch of UNIT bytes."""
-        self.bad_copies = []
-        for offset in self.copies:
-            try:
-                self.read(offset, unit)
-                good = self._is_copy(unit) or _is_newer(unit)
-            except OSError as error:
-                if error.errno != EIO:
-                    raise
-                good = False
-            if not good:
-                self.bad_copies.append(offset)
+        self.bad_copies = [offset for offset in self.copies if not self.is_good(offset, unit)]
+
+    def is_good(self, offset, unit):
+        """Return whether the header copy at offset is as it should be, or too new to be mended."""
+        try:
+            self.read(offset, unit)
+        except OSError as error:
+            if error.errno != EIO:
+                raise
+            return False
+        return self._is_copy(unit) or _is_newer(unit)
 
     # The rest of the unit is zero when it starts with one and each byte equals the next.
     def _is_copy(self, unit):
@@ -196,6 +196,10 @@ class Region:
         """Return the offset of a slot."""
         return UNIT + slot * self.slot_size
 
+    def manifest_at(self, slot):
+        """Return the offset of a slot's manifest."""
+        return self.slot_at(slot) + _SLOT_MANIFEST
+
     def block_at(self, slot, block, block_size):
         """Return the offset of a block of code in a slot."""
         return UNIT + slot * self.slot_size + SLOT_DATA + block * block_size
@@ -215,12 +219,12 @@ class Region:
 
     def manifest(self, slot):
         """Return the Manifest of a slot, or raise LifeboatError."""
-        at = self.slot_at(slot) + _SLOT_MANIFEST
+        at = self.manifest_at(slot)
         return Manifest.load(lambda offset, buf: self.read(at + offset, buf), MAX_SIZE)
 
     def holds_manifest(self, slot, manifest, unit):
         """Return whether a slot holds just this manifest; unit: scratch of UNIT bytes."""
-        at = self.slot_at(slot) + _SLOT_MANIFEST
+        at = self.manifest_at(slot)
         view = memoryview(unit)
         for offset in range(0, len(manifest.raw), UNIT):
             piece = manifest.raw[offset : offset + UNIT]
@@ -231,7 +235,7 @@ class Region:
 
     def write_manifest(self, slot, manifest, unit):
         """Fill the manifest area of a slot; unit: scratch of UNIT bytes."""
-        at = self.slot_at(slot) + _SLOT_MANIFEST
+        at = self.manifest_at(slot)
         for offset in range(0, MAX_SIZE, UNIT):
             piece = manifest.raw[offset : offset + UNIT]
             unit[:] = bytes(UNIT)

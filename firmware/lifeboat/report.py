@@ -16,6 +16,9 @@ _MAGIC = b"LBRP"
 _HEAD = const(12)  # magic, length, CRC-32 of the text
 _MAX_REASONS = const(32)
 
+# The last bytes of the retained RAM are the scrubber's.
+TAIL = const(64)
+
 
 def runs(numbers):
     """Return ascending numbers as a list of [first, count]."""
@@ -115,11 +118,11 @@ class Report:
         """
         area[:4] = bytes(4)
         text = json.dumps(self.data).encode()
-        if _HEAD + len(text) > len(area):
+        if _HEAD + len(text) > len(area) - TAIL:
             short = dict(self.data)
             short.update({"bad": [], "repaired": [], "lost": [], "reasons": [], "short": True})
             text = json.dumps(short).encode()
-        if _HEAD + len(text) > len(area):
+        if _HEAD + len(text) > len(area) - TAIL:
             return
         area[_HEAD : _HEAD + len(text)] = text
         pack_into("<II", area, 4, len(text), crc32(text))
@@ -131,7 +134,7 @@ class Report:
         if bytes(area[:4]) != _MAGIC:
             return None
         length, crc = unpack_from("<II", area, 4)
-        if length > len(area) - _HEAD:
+        if length > len(area) - _HEAD - TAIL:
             return None
         text = bytes(area[_HEAD : _HEAD + length])
         return cls(json.loads(text)) if crc32(text) == crc else None

@@ -11,7 +11,7 @@ HOST = ROOT / "host_tools" / "lifeboat_host"
 
 # A module imports from the levels below its own only.
 LEVELS = [
-    {"__init__", "agent"},
+    {"__init__", "agent", "scrub"},
     {"boot"},
     {"creating", "recovery", "partitioning"},
     {"checking", "inspecting", "report", "journal"},
@@ -35,8 +35,8 @@ def level(name):
 
 # What MicroPython supplies.
 BUILT_IN = {
-    "array", "binascii", "deflate", "errno", "hashlib", "io", "json", "machine", "micropython",
-    "os", "select", "struct", "sys", "time", "uctypes", "vfs",
+    "array", "asyncio", "binascii", "deflate", "errno", "hashlib", "io", "json", "machine",
+    "micropython", "os", "select", "struct", "sys", "time", "uctypes", "vfs",
 }  # fmt: skip
 
 

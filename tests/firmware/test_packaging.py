@@ -15,7 +15,12 @@ KERNELS = {
     "viper": {"kernels_viper.py", "kernels_viper_crc.py"},
     "": {"kernels_plain.py"},
 }
-EXTRAS = ["lifeboat/agent.py", "lifeboat/journal.py", "lifeboat/partitioning.py"]
+EXTRAS = [
+    "lifeboat/agent.py",
+    "lifeboat/journal.py",
+    "lifeboat/partitioning.py",
+    "lifeboat/scrub.py",
+]
 DRIVERS = [name for name in TREE if "/drivers/" in name and not name.endswith("__init__.py")]
 
 

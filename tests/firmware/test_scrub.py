@@ -1,0 +1,467 @@
+"""Inspection during operation: what it finds, what it mends, what it remembers."""
+
+import asyncio
+import struct
+from binascii import crc32
+from errno import EIO, ETIMEDOUT
+
+import machine
+import pytest
+
+import lifeboat
+from fakes import board as sim
+from fakes.disk import gone
+from fakes.power import Power, PowerCut
+from lifeboat import boot, scrub
+from lifeboat.errors import LifeboatError
+from lifeboat.scrub import REPAIR, REPORT, RESTART, Scrubber
+
+GOOD = sim.image(seed=1, version="2.0")
+OLD = sim.image(seed=2, version="1.0")
+PAGES = 4
+SIZE = sim.region_size(sim.SLOT, 2, PAGES)
+UNITS = 7 + 2 * 7  # six blocks and the manifest; on each disk records and six blocks
+
+
+def board_with(**kwargs):
+    kwargs.setdefault("journal", PAGES)
+    board = sim.SimBoard(bytearray(GOOD), **kwargs)
+    assert lifeboat.power_on(board).verdict == "RUN"
+    return board
+
+
+def region_of(disk):
+    return disk.count * disk.size - SIZE
+
+
+def block_of(disk, block, slot=0):
+    return region_of(disk) + 4096 + slot * sim.SLOT + 69632 + block * sim.ERASE
+
+
+def rot_copy(disk, block, slot=0):
+    at = block_of(disk, block, slot)
+    sim.put(disk, at, b"rotten" + sim.get(disk, at, 512)[6:])
+
+
+def full_pass(scrubber):
+    """Steps until a pass has ended."""
+    before = scrubber.passes
+    for _ in range(100000):
+        assert scrubber.step(1)
+        if scrubber.passes > before:
+            return
+    raise AssertionError("no pass ends")
+
+
+def operation():
+    return [tuple(entry) for entry in boot.report().data.get("operation", ())]
+
+
+def journal(disk):
+    """(phase, event, code, where, first, count) of the newest page, by format.md section 5."""
+    best = 0, []
+    for i in range(PAGES):
+        page = sim.get(disk, disk.count * disk.size - 8192 - (PAGES - i) * 4096, 4096)
+        if page[:8] == b"LBJOURNL" and struct.unpack("<I", page[4092:])[0] == crc32(page[:4092]):
+            entries = []
+            for n in range(struct.unpack_from("<I", page, 32)[0]):
+                fields = struct.unpack_from("<B11s16s12sII", page, 64 + 64 * n + 16)
+                texts = tuple(field.rstrip(b"\0").decode() for field in fields[1:4])
+                entries.append(fields[:1] + texts + fields[4:])
+            best = max(best, (struct.unpack_from("<I", page, 12)[0], entries))
+    return best[1]
+
+
+def test_a_healthy_pass_writes_nothing():
+    board = board_with()
+    before = bytes(board.nor.data), [dict(disk.sectors) for disk in board.drives]
+    scrubber = Scrubber(board)
+    full_pass(scrubber)
+    full_pass(scrubber)
+    assert (bytes(board.nor.data), [disk.sectors for disk in board.drives]) == before
+    assert operation() == [] and scrubber.changed == set()
+    status = scrubber.status()
+    assert status["units"] == UNITS and status["passes"] == 2 and status["stale"] == []
+    assert status["age_s"] >= 0 and status["bound_s"] > 0
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("block", range(6))
+def test_damage_in_flash_is_repaired_and_told(block, mapped):
+    board = board_with(mapped=mapped)
+    told = []
+    scrubber = Scrubber(board, on_change=told.append)
+    board.nor.data[block * sim.ERASE + 77] ^= 4
+    erases = board.nor.erases
+    full_pass(scrubber)
+    assert board.nor.data == GOOD and board.nor.erases == erases + 1
+    want = [
+        ("found", "", "flash", block, 1),
+        ("repaired", "", "disk0", block, 1),
+        ("changed", "repair", "app", block, 1),
+    ]
+    assert operation() == want
+    assert told == [["app"]] and scrubber.changed == {"app"}
+    for disk in board.drives:
+        assert journal(disk)[-3:] == [(1,) + entry for entry in want]
+
+
+def test_a_damaged_manifest_is_written_anew():
+    board = board_with()
+    scrubber = Scrubber(board)
+    at = (sim.BLOCKS - 1) * sim.ERASE
+    for place in (at + 40, at + sim.ERASE - 1):
+        board.nor.data[place] = 0
+        full_pass(scrubber)
+        assert board.nor.data == GOOD
+    assert scrubber.changed == set()
+    assert ("repaired", "", "disk0", sim.BLOCKS - 1, 1) in operation()
+
+
+def test_the_first_finding_of_a_session_opens_it():
+    board = board_with()
+    lifeboat.power_on(board)
+    scrubber = Scrubber(board)
+    board.nor.data[0] ^= 1
+    full_pass(scrubber)
+    told = journal(board.drives[0])[3:]
+    assert told[0] == (0, "power-on", "RUN", "2.0", 0, 0)
+    assert [entry[0] for entry in told[1:]] == [1, 1, 1]
+    board.nor.data[sim.ERASE] ^= 1
+    full_pass(scrubber)
+    assert sum(entry[1] == "power-on" for entry in journal(board.drives[0])) == 2
+
+
+def test_report_only_repairs_nothing_and_tells_once():
+    board = board_with()
+    scrubber = Scrubber(board, policy=REPORT)
+    board.nor.data[0] ^= 1
+    rot_copy(board.drives[1], 3)
+    before = bytes(board.nor.data)
+    for _ in range(3):
+        full_pass(scrubber)
+    assert bytes(board.nor.data) == before
+    assert sorted(operation()) == [("found", "", "disk1", 3, 1), ("found", "", "flash", 0, 1)]
+
+
+def test_restart_resets_the_board_after_a_repair(monkeypatch):
+    class Reset(BaseException):
+        pass
+
+    def reset():
+        raise Reset
+
+    monkeypatch.setattr(machine, "reset", reset, raising=False)
+    board = board_with()
+    scrubber = Scrubber(board, policy=RESTART)
+    board.nor.data[0] ^= 1
+    with pytest.raises(Reset):
+        full_pass(scrubber)
+    assert board.nor.data == GOOD
+    assert operation()[-1] == ("changed", "restart", "app", 0, 1)
+    assert journal(board.drives[0])[-1] == (1, "changed", "restart", "app", 0, 1)
+
+
+@pytest.mark.parametrize("disk", [0, 1])
+@pytest.mark.parametrize("block", [0, 5])
+def test_a_damaged_copy_is_mended_from_flash(disk, block):
+    board = board_with()
+    drives = board.drives
+    whole = sim.get(drives[disk], block_of(drives[disk], 0), 6 * sim.ERASE)
+    scrubber = Scrubber(board)
+    rot_copy(drives[disk], block)
+    full_pass(scrubber)
+    assert sim.get(drives[disk], block_of(drives[disk], 0), 6 * sim.ERASE) == whole
+    name = "disk%d" % disk
+    assert operation() == [("found", "", name, block, 1), ("mended", "", name, block, 1)]
+
+
+def test_a_sector_that_can_not_be_read_is_written_anew():
+    board = board_with()
+    disk = board.drives[0]
+    scrubber = Scrubber(board)
+    bad = block_of(disk, 2) // 512
+    disk.fault = lambda op, lba, n: EIO if op == "read" and lba <= bad < lba + n else None
+    written = len(disk.written)
+
+    def cured(op, lba, n):
+        if op == "write" and lba <= bad < lba + n:
+            disk.fault = None
+        return EIO if op == "read" and lba <= bad < lba + n else None
+
+    disk.fault = cured
+    full_pass(scrubber)
+    assert len(disk.written) >= written and disk.fault is None
+    assert ("mended", "", "disk0", 2, 1) in operation()
+
+
+def updated():
+    """A board with copies of 1.0 and of 2.0 on both disks; the copies of 1.0 are in slot 0."""
+    board = sim.SimBoard(bytearray(OLD), journal=PAGES)
+    lifeboat.power_on(board)
+    board.nor.data[:] = GOOD
+    assert lifeboat.power_on(board).verdict == "RUN"
+    return board
+
+
+def test_an_older_copy_is_mended_from_another_member():
+    board = updated()
+    scrubber = Scrubber(board)
+    assert scrubber.status()["units"] == 7 + 4 * 7
+    whole = sim.get(board.drives[1], block_of(board.drives[1], 0), 6 * sim.ERASE)
+    rot_copy(board.drives[1], 4)
+    full_pass(scrubber)
+    assert sim.get(board.drives[1], block_of(board.drives[1], 0), 6 * sim.ERASE) == whole
+
+
+def test_what_no_copy_has_is_left_alone_and_told_once():
+    board = updated()
+    scrubber = Scrubber(board)
+    for disk in board.drives:
+        rot_copy(disk, 4)
+    before = [sim.get(disk, block_of(disk, 0), 6 * sim.ERASE) for disk in board.drives]
+    full_pass(scrubber)
+    full_pass(scrubber)
+    assert [sim.get(d, block_of(d, 0), 6 * sim.ERASE) for d in board.drives] == before
+    assert operation().count(("reason", "copy-bad", "disk0", 0, 0)) == 1
+
+
+@pytest.mark.parametrize("what", ["commit", "manifest"])
+def test_damaged_records_are_made_again_when_all_blocks_are_right(what):
+    board = board_with()
+    disk = board.drives[0]
+    slot = region_of(disk) + 4096
+    record = sim.get(disk, slot, 69632)
+    scrubber = Scrubber(board)
+    sim.put(disk, slot + (0 if what == "commit" else 4096), b"\xa5" * 512)
+    rot_copy(disk, 1)
+    full_pass(scrubber)
+    assert sim.get(disk, slot, 69632) == record
+    again = lifeboat.power_on(board)
+    assert again.data["disk_writes"] == 0 and again.verdict == "RUN"
+
+
+@pytest.mark.parametrize("copy", [0, SIZE - 8192, SIZE - 4096])
+def test_a_damaged_header_copy_is_mended(copy):
+    board = board_with()
+    disk = board.drives[1]
+    at = region_of(disk) + copy
+    whole = sim.get(disk, at, 4096)
+    scrubber = Scrubber(board)
+    sim.put(disk, at, bytes(4096))
+    full_pass(scrubber)
+    assert sim.get(disk, at, 4096) == whole
+
+
+def test_flash_without_any_good_copy_is_told_and_left():
+    board = board_with()
+    for disk in board.drives:
+        rot_copy(disk, 2)
+    board.nor.data[2 * sim.ERASE] ^= 1
+    before = bytes(board.nor.data)
+    # Rot after power-on, in all places at once.
+    scrubber = Scrubber(board)
+    full_pass(scrubber)
+    assert bytes(board.nor.data) == before
+    assert ("reason", "block-lost", "flash", 0, 0) in operation()
+
+
+def test_suspects_are_looked_at_first():
+    board = board_with()
+    scrubber = Scrubber(board)
+    scrubber._position = 0
+    board.nor.data[5 * sim.ERASE] ^= 1
+    while scrubber.status()["passes"] == 0:
+        scrubber.step(0)
+    assert board.nor.data == GOOD and scrubber.status()["position"] == 0
+    # Again at once: found before the pass gets to block 5.
+    board.nor.data[5 * sim.ERASE] ^= 1
+    while board.nor.data != GOOD:
+        scrubber.step(0)
+        assert scrubber.status()["position"] == 0
+    assert scrubber.status()["passes"] == 1
+
+
+def test_a_warm_reset_goes_on_where_it_was():
+    board = board_with()
+    scrubber = Scrubber(board)
+    full_pass(scrubber)
+    while scrubber.status()["position"] != 9:
+        scrubber.step(0)
+    other = Scrubber(board)
+    assert other.status()["position"] == 9 and other.status()["passes"] == 1
+    assert other.status()["age_s"] is not None
+
+
+def test_a_cold_start_begins_anywhere(monkeypatch):
+    starts = set()
+    for _ in range(40):
+        board = board_with()
+        scrubber = Scrubber(board)
+        starts.add(scrubber.status()["position"])
+        assert scrubber.status()["age_s"] is None
+    assert len(starts) > 5
+
+
+def test_state_of_other_code_or_torn_state_is_not_used():
+    board = board_with()
+    scrubber = Scrubber(board)
+    full_pass(scrubber)
+    for at in (0, 4, 12, 50):
+        kept = bytearray(board.kept)
+        board.kept[len(kept) - 64 + at] ^= 1
+        assert Scrubber(board).status()["passes"] == 0
+        board.kept[:] = kept
+    assert Scrubber(board).status()["passes"] == 1
+
+
+def test_the_report_survives_a_soft_reset_with_what_happened_in_operation(monkeypatch):
+    board = board_with()
+    scrubber = Scrubber(board)
+    board.nor.data[0] ^= 1
+    full_pass(scrubber)
+    monkeypatch.setattr(machine, "reset_cause", lambda: machine.SOFT_RESET)
+    report = lifeboat.start(board)
+    assert report.data["operation"][0] == ["found", "", "flash", 0, 1]
+
+
+def test_other_code_in_flash_is_not_taken_for_damage():
+    board = board_with()
+    board.nor.data[:] = OLD
+    with pytest.raises(LifeboatError) as caught:
+        Scrubber(board)
+    assert caught.value.code == "flash-changed"
+
+
+def test_there_is_nothing_to_scrub_in_rescue():
+    board = sim.SimBoard(bytearray(b"\xff" * len(GOOD)))
+    assert lifeboat.power_on(board).verdict == "RESCUE"
+    with pytest.raises(LifeboatError):
+        Scrubber(board)
+
+
+@pytest.mark.parametrize("fault", [gone, lambda op, lba, n: ETIMEDOUT if op == "read" else None])
+def test_a_disk_that_fails_is_left_alone(fault):
+    board = board_with()
+    scrubber = Scrubber(board)
+    board.drives[0].fault = fault
+    full_pass(scrubber)
+    board.nor.data[0] ^= 1
+    full_pass(scrubber)
+    assert board.nor.data == GOOD
+    told = [entry for entry in operation() if entry[2] == "disk0"]
+    assert told == [("reason", "disk-failed", "disk0", 0, 0)]
+    assert ("repaired", "", "disk1", 0, 1) in operation()
+
+
+def test_a_flash_that_fails_does_not_end_the_patrol():
+    board = board_with()
+    scrubber = Scrubber(board)
+    board.nor.fail_erase = (0,)
+    board.nor.data[0] ^= 1
+    full_pass(scrubber)
+    assert ("reason", "flash-failed", "flash", 0, 0) in operation()
+    board.nor.fail_erase = ()
+    full_pass(scrubber)
+    assert board.nor.data == GOOD
+
+
+def test_a_timers_tick_keeps_its_hands_off_a_disk_in_use():
+    board = board_with()
+    scrubber = Scrubber(board)
+    disk = board.drives[0]
+    area = lifeboat.region.user_area(disk)
+    read = type(disk).readblocks
+    seen = []
+
+    def interrupted(*args):
+        before = scrubber.steps
+        scrubber.tick()
+        seen.append(scrubber.steps - before)
+        return read(disk, *args)
+
+    area._dev._dev.readblocks = interrupted
+    area.readblocks(0, bytearray(512))
+    assert seen == [0] and scrubber.deferred == 1
+    del area._dev._dev.readblocks
+    scrubber.tick()
+    assert scrubber.steps == 1
+
+
+def test_a_repair_waits_until_scheduled_code_may_run(monkeypatch):
+    """In a timer's callback the scheduler is locked: the repair comes after it."""
+    board = board_with()
+    waiting = []
+    monkeypatch.setattr(scrub.micropython, "schedule", lambda f, a: waiting.append((f, a)))
+    scrubber = Scrubber(board)
+    board.nor.data[0] ^= 1
+    while not waiting:
+        scrubber.tick()
+    for _ in range(3):
+        scrubber.tick()
+    assert board.nor.data != GOOD
+    (function, argument) = waiting.pop()
+    function(argument)
+    assert board.nor.data == GOOD
+    full_pass(scrubber)
+    assert ("repaired", "", "disk0", 0, 1) in operation()
+
+
+def test_it_runs_as_a_task():
+    board = board_with()
+    scrubber = Scrubber(board)
+    board.nor.data[0] ^= 1
+
+    async def application():
+        task = asyncio.create_task(scrubber.run(step_ms=1, period_ms=1))
+        while not scrubber.passes:
+            await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(application())
+    assert board.nor.data == GOOD
+
+
+def test_a_callback_that_fails_ends_nothing():
+    board = board_with()
+
+    def broken(names):
+        raise ValueError(names)
+
+    scrubber = Scrubber(board, on_change=broken)
+    board.nor.data[0] ^= 1
+    full_pass(scrubber)
+    assert board.nor.data == GOOD and scrubber.changed == {"app"}
+    assert any(entry[:2] == ("reason", "internal") for entry in operation())
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["before", "torn"])
+@pytest.mark.parametrize("keep", ["none", "all", "last", "random"])
+def test_every_power_cut_is_survived(torn, keep):
+    """I2 and I4: flash, copies and records are damaged; each operation of mending is cut."""
+
+    def prepared(power=None):
+        board = updated()
+        scrubber = Scrubber(board, policy=REPAIR)
+        board.nor.data[0] ^= 1
+        rot_copy(board.drives[0], 3, slot=1)
+        rot_copy(board.drives[1], 5, slot=0)
+        sim.put(board.drives[1], region_of(board.drives[1]) + 4096 + sim.SLOT, b"\xa5" * 512)
+        board.supply(power or Power())
+        return board, scrubber
+
+    board, scrubber = prepared()
+    full_pass(scrubber)
+    operations = board.power.count
+    assert board.nor.data == GOOD and operations > 20
+    for cut in range(1, operations + 1):
+        board, scrubber = prepared(Power(cut, torn))
+        with pytest.raises(PowerCut):
+            full_pass(scrubber)
+            full_pass(scrubber)
+        for disk in board.drives:
+            disk.settle(keep, cut)
+        board.supply(Power())
+        report = lifeboat.power_on(board)
+        assert report.verdict == "RUN", (cut, report.data)
+        assert board.nor.data == GOOD, cut
