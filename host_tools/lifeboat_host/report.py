@@ -13,7 +13,7 @@ from lifeboat_host.errors import LifeboatError
 
 PREFIX = "lifeboat: "
 
-_VERDICTS = {
+VERDICTS = {
     "RUN": ("green", "the code is intact and has its backup"),
     "RUN_DEGRADED": ("yellow", "the code is intact, but has no good backup"),
     "RESCUE": ("bold red", "there is no verified code to run"),
@@ -60,7 +60,7 @@ def blocks(ranges: Iterable[Iterable[Any]]) -> list[int]:
 
 def table(report: dict[str, Any]) -> Table:
     """The report as a table for people."""
-    style, meaning = _VERDICTS.get(report["verdict"], ("", "not known to this tool"))
+    style, meaning = VERDICTS.get(report["verdict"], ("", "not known to this tool"))
     grid = Table.grid(padding=(0, 2))
     grid.add_row("verdict", Text.assemble((report["verdict"], style), f"  {meaning}"))
     for code, where, detail in report.get("reasons", ()):

@@ -93,6 +93,59 @@ def _record(body, patch):
     return sealed(bytes(body)).ljust(4096, b"\0")
 
 
+AFTER_SLOTS = 4096 + 2 * SLOT_SIZE  # of region(): room for 32 units before the tail copies
+
+
+def entry(number, session, event, code=b"", where=b"", first=0, count=0, time=0, up=9, phase=0):
+    head = struct.pack("<IIIIB", number, session, time, up, phase)
+    texts = event.ljust(11, b"\0") + code.ljust(16, b"\0") + where.ljust(12, b"\0")
+    return head + texts + struct.pack("<II", first, count)
+
+
+def page(serial, entries, region_id=REGION_ID, count=None, patch=()):
+    """A page of the journal; patch as in manifest()."""
+    count = len(entries) if count is None else count
+    body = b"LBJOURNL" + bytes([1, 0]) + struct.pack("<HI", 64, serial) + region_id
+    body = (body + u32(count)).ljust(64, b"\0") + b"".join(entries)
+    body = bytearray(body.ljust(4092, b"\0"))
+    for offset, data in patch:
+        body[offset : offset + len(data)] = data
+    return sealed(bytes(body))
+
+
+def ring(writes, units=32, region_id=REGION_ID):
+    """A journal by the rules of section 5; each of `writes` is a list of entries.
+
+    Returns the units, and the page that the last write filled.
+    """
+    pages, held, at, serial = [bytes(4096)] * units, [], 0, 0
+    for entries in writes:
+        while entries:
+            serial += 1
+            if serial > 1 and len(held) + len(entries) <= 62:
+                at ^= 1
+            else:
+                at = (at // 2 * 2 + 2) % units if serial > 1 else 0
+                held = []
+            room = 62 - len(held)
+            held, entries = held + entries[:room], entries[room:]
+            pages[at] = page(serial, held, region_id)
+    return pages, at
+
+
+def journal_disk(pages, index=0, region_id=REGION_ID, **header):
+    """A disk whose whole content is a region with that journal."""
+    end = 4096 + SECTORS * 512
+    data = bytearray(end)
+    journal = header.pop("journal", (AFTER_SLOTS, len(pages)))
+    for at in (4096, end - 8192, end - 4096):
+        data[at : at + 4096] = region(index=index, region_id=region_id, journal=journal, **header)
+    start = 4096 + AFTER_SLOTS
+    content = b"".join(pages)
+    data[start : start + len(content)] = content
+    return bytes(data)
+
+
 def disk(size=1 << 20, start_lba=8, slots=()):
     """A disk with a region; slots: (number, generation, blocks, keywords of manifest())."""
     data = bytearray(size)

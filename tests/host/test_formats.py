@@ -180,8 +180,7 @@ def test_region_header_is_read_and_written_as_documented():
     assert header.slot(1) == 4096 + 4096 + handmade.SLOT_SIZE
 
 
-# Room for a journal in handmade.region(): 32 units between the slots and the tail copies.
-AFTER_SLOTS = 4096 + 2 * handmade.SLOT_SIZE
+AFTER_SLOTS = handmade.AFTER_SLOTS
 
 
 def test_the_journal_of_a_region_is_read_and_written_as_documented():
@@ -322,3 +321,76 @@ def test_garbage_and_mutated_records_give_a_code_and_nothing_else(parse, good, c
         except LifeboatError as error:
             assert error.code in codes
             assert error.message
+
+
+# --- pages of the journal
+
+JOURNAL_CODES = {f"journal-{w}" for w in ("magic", "version", "crc", "field")}
+ENTRIES = [
+    handmade.entry(41, 7, b"power-on", b"RUN_DEGRADED", b"1.0", 12, 0, time=1763632800, up=412),
+    handmade.entry(42, 7, b"found", b"", b"flash", 127, 1, time=1763632800, up=412),
+    handmade.entry(43, 7, b"changed", b"restart", b"123456789012", 0xFFFFFFFF, 3, phase=1),
+]
+
+
+def parse_page(data):
+    return formats.parse_page(data, parse_region(handmade.region()))
+
+
+def test_a_page_of_the_journal_is_read_and_written_as_documented():
+    raw = handmade.page(5, ENTRIES)
+    page = parse_page(raw)
+    assert page.serial == 5
+    assert [tuple(vars(entry).values()) for entry in page.entries] == [
+        (41, 7, 1763632800, 412, 0, "power-on", "RUN_DEGRADED", "1.0", 12, 0),
+        (42, 7, 1763632800, 412, 0, "found", "", "flash", 127, 1),
+        (43, 7, 0, 9, 1, "changed", "restart", "123456789012", 0xFFFFFFFF, 3),
+    ]
+    assert formats.pack_page(page, parse_region(handmade.region())) == raw
+
+
+def test_a_full_page_is_read_and_written():
+    raw = handmade.page(1, [handmade.entry(n, 1, b"found") for n in range(1, 63)])
+    page = parse_page(raw)
+    assert [entry.number for entry in page.entries] == list(range(1, 63))
+    assert formats.pack_page(page, parse_region(handmade.region())) == raw
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"patch": [(0, b"X")]}, "journal-magic"),
+        ({"patch": [(8, b"\x02")]}, "journal-version"),
+        ({"region_id": bytes(16)}, "journal-field"),
+        ({"count": 0}, "journal-field"),
+        ({"count": 63}, "journal-field"),
+        ({"count": 0xFFFFFFFF}, "journal-field"),
+    ],
+)
+def test_a_page_that_breaks_a_rule_does_not_count(changes, expected):
+    assert code(parse_page, handmade.page(5, ENTRIES, **changes)) == expected
+
+
+def test_every_flipped_bit_and_every_tear_of_a_page_is_noticed():
+    raw = handmade.page(5, ENTRIES)
+    for position in range(0, 4096, 7):
+        mutant = bytearray(raw)
+        mutant[position] ^= 1 << position % 8
+        assert code(parse_page, mutant) in JOURNAL_CODES
+    for at in range(512, 4096, 512):
+        for other in (b"\0", b"\xff", b"\xaa"):
+            assert code(parse_page, raw[:at] + other * (4096 - at)) == "journal-crc"
+        assert code(parse_page, raw[:at]) == "journal-crc"
+
+
+def test_texts_of_entries_are_shown_as_well_as_they_can_be():
+    texts = (b"\xff\xc3", b"a\x1b[31m", b"x\0y")
+    (entry,) = parse_page(handmade.page(1, [handmade.entry(1, 1, *texts)])).entries
+    assert (entry.event, entry.code, entry.where) == ("\ufffd\ufffd", "a\ufffd[31m", "x")
+
+
+def test_texts_of_entries_are_cut_to_their_fields():
+    long = formats.Entry(1, 1, 0, 0, 0, "e" * 12, "c" * 17, "w" * 13, 0, 0)
+    header = parse_region(handmade.region())
+    (entry,) = parse_page(formats.pack_page(formats.Page(1, (long,)), header)).entries
+    assert (entry.event, entry.code, entry.where) == ("e" * 11, "c" * 16, "w" * 12)

@@ -1,0 +1,322 @@
+"""The journal in the regions (docs/format.md, section 5): read it, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+from lifeboat_host.disks import Disk
+from lifeboat_host.errors import LifeboatError
+from lifeboat_host.formats import MANIFEST_LIMIT, UNIT, Entry, Page, RegionHeader, parse_page
+from lifeboat_host.image import Progress
+
+AT_POWER_ON = 0
+
+_PIECE = 32  # pages read in one go: much faster over a serial line
+# No image has more blocks: a longer range in an entry is nonsense, and must not cost memory.
+_BLOCKS_MAX = MANIFEST_LIMIT // 36
+
+
+@dataclass(frozen=True)
+class Journal:
+    """One member's journal; entries in the order of their numbers.
+
+    units: pages that the ring has; used: how many hold entries; damaged: (page, code) of those
+    that should, but do not count. A page that a power cut tore is among these.
+    """
+
+    disk: str
+    header: RegionHeader
+    units: int
+    used: int
+    damaged: tuple[tuple[int, str], ...]
+    entries: tuple[Entry, ...]
+
+
+def read(disk: Disk, header: RegionHeader, progress: Progress | None = None) -> Journal:
+    """The journal of the region on that disk, whatever state it is in.
+
+    Raises LifeboatError journal-none when the region has none, or none of its pages counts.
+    """
+    if header.journal is None:
+        raise LifeboatError(
+            "journal-none",
+            f"{disk.path}: the region has no journal (it was made by an older lifeboat)",
+            "read another member; a region that is made anew has a journal",
+        )
+    start, units = header.journal
+    pages: list[Page] = []
+    damaged = []
+    for number, data in _pages(disk, start, units, progress):
+        if data is not None and not any(data):
+            continue  # never written
+        try:
+            if data is None:
+                raise LifeboatError("disk-read", "")
+            pages.append(parse_page(data, header))
+        except LifeboatError as error:
+            damaged.append((number, error.code))
+    if damaged and not pages:
+        codes = ", ".join(sorted({code for _, code in damaged}))
+        raise LifeboatError(
+            "journal-none",
+            f"{disk.path}: no page of the journal can be read ({codes})",
+            "read another member; the board begins a new journal with its next finding",
+        )
+    pages.sort(key=lambda page: page.serial)
+    entries = {entry.number: entry for page in pages for entry in page.entries}
+    ordered = tuple(entries[number] for number in sorted(entries))
+    return Journal(str(disk.path), header, units, len(pages), tuple(damaged), ordered)
+
+
+def _pages(
+    disk: Disk, start: int, units: int, progress: Progress | None
+) -> Iterator[tuple[int, bytes | None]]:
+    """(number, content) of every page; None when the disk does not give it."""
+    for first in range(0, units, _PIECE):
+        count = min(_PIECE, units - first)
+        yield from enumerate(_read_units(disk, start + first * UNIT, count), first)
+        if progress:
+            progress(first + count, units)
+
+
+def _read_units(disk: Disk, offset: int, count: int) -> list[bytes | None]:
+    try:
+        data = disk.read(offset, count * UNIT)
+        return [data[at : at + UNIT] for at in range(0, len(data), UNIT)]
+    except LifeboatError:
+        if count == 1:
+            return [None]
+        return [
+            page for unit in range(count) for page in _read_units(disk, offset + unit * UNIT, 1)
+        ]
+
+
+# --- what several members tell -------------------------------------------------------------
+
+
+@dataclass
+class Event:
+    """An entry, and the disks that have it."""
+
+    entry: Entry
+    disks: list[str]
+
+    @property
+    def blocks(self) -> range:
+        """Blocks that the entry is about, as far as they can be real ones."""
+        return range(self.entry.first, self.entry.first + min(self.entry.count, _BLOCKS_MAX))
+
+
+@dataclass
+class Session:
+    """A power-on that had something to tell. cycles: disk -> its own count of power cycles."""
+
+    number: int
+    events: list[Event] = field(default_factory=list)
+    cycles: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def begin(self) -> Entry | None:
+        """Its power-on entry; None when that was lost."""
+        found = (event.entry for event in self.events if event.entry.event == "power-on")
+        return next(found, None)
+
+    @property
+    def disks(self) -> list[str]:
+        """The disks that tell of it."""
+        return list(dict.fromkeys(disk for event in self.events for disk in event.disks))
+
+    @property
+    def time(self) -> int:
+        """Seconds since 1970; 0: not known."""
+        return next((event.entry.time for event in self.events if event.entry.time), 0)
+
+    @property
+    def verdict(self) -> str:
+        """Empty: not known."""
+        return self.begin.code if self.begin else ""
+
+    @property
+    def version(self) -> str:
+        """Of the code; empty: not known."""
+        return self.begin.where if self.begin else ""
+
+    @property
+    def lost(self) -> bool:
+        """Whether blocks had no good copy."""
+        return any(event.entry.event == "lost" for event in self.events)
+
+    @property
+    def good(self) -> bool:
+        """Whether the code was whole and had its backup."""
+        return self.verdict == "RUN" and not self.lost
+
+
+@dataclass
+class History:
+    """What the members of one set tell together, oldest session first."""
+
+    journals: list[Journal]
+    sessions: list[Session]
+
+    @property
+    def set_id(self) -> bytes:
+        return self.journals[0].header.set_id
+
+    @property
+    def last_good(self) -> Session | None:
+        return next((session for session in reversed(self.sessions) if session.good), None)
+
+    @property
+    def repairs(self) -> dict[int, list[int]]:
+        """Block of the flash -> the session of each of its repairs."""
+        found: dict[int, list[int]] = {}
+        for session in self.sessions:
+            for event in session.events:
+                for block in event.blocks if event.entry.event == "repaired" else ():
+                    found.setdefault(block, []).append(session.number)
+        return dict(sorted(found.items()))
+
+    @property
+    def repeated(self) -> dict[int, list[int]]:
+        """Those of `repairs` that rotted again after a repair."""
+        return {block: numbers for block, numbers in self.repairs.items() if len(numbers) > 1}
+
+    def cycles_before(self, session: Session) -> tuple[int, int] | None:
+        """Least and most power cycles that a disk counted since the session before.
+
+        None when no disk counted in both. Disks differ when one was away or used elsewhere.
+        """
+        index = self.sessions.index(session)
+        return _cycles(self.sessions[index - 1], session) if index else None
+
+    @property
+    def cycles(self) -> tuple[int, int] | None:
+        """Least and most power cycles that a disk counted from the first to the last session."""
+        return _cycles(self.sessions[0], self.sessions[-1]) if len(self.sessions) > 1 else None
+
+
+def _cycles(one: Session, two: Session) -> tuple[int, int] | None:
+    counts = [
+        two.cycles[disk] - one.cycles[disk]
+        for disk in two.cycles
+        if one.cycles.get(disk, two.cycles[disk] + 1) <= two.cycles[disk]
+    ]
+    return (min(counts), max(counts)) if counts else None
+
+
+def by_set(journals: Iterable[Journal]) -> list[History]:
+    """One History for each set of members."""
+    sets: dict[bytes, list[Journal]] = {}
+    for journal in journals:
+        sets.setdefault(journal.header.set_id, []).append(journal)
+    return [merge(members) for members in sets.values()]
+
+
+def merge(journals: Sequence[Journal]) -> History:
+    """The History of the members of one set: what several of them tell appears once.
+
+    Members that were apart may have given one number to different sessions, which stay apart.
+    """
+    sessions: list[Session] = []
+    for journal in journals:
+        for entries in _split(journal.entries):
+            number = entries[0].session
+            same = (s for s in sessions if s.number == number and _is_same(s, entries))
+            session = next(same, None)
+            if session is None:
+                session = Session(number)
+                sessions.append(session)
+            _add(session, journal.disk, entries)
+    sessions.sort(key=lambda session: (session.number, session.time))
+    return History(list(journals), sessions)
+
+
+def _split(entries: Iterable[Entry]) -> list[list[Entry]]:
+    """The entries of each session; a number that was given twice makes two of them."""
+    parts: list[list[Entry]] = []
+    for entry in entries:
+        if not parts or entry.session != parts[-1][0].session or entry.event == "power-on":
+            parts.append([])
+        parts[-1].append(entry)
+    return parts
+
+
+def _stamp(entry: Entry) -> tuple[int, int]:
+    # All entries that the board wrote in one go, to all members, have the same.
+    return entry.time, entry.uptime
+
+
+def _is_same(session: Session, entries: Sequence[Entry]) -> bool:
+    begin = next((entry for entry in entries if entry.event == "power-on"), None)
+    if begin and session.begin:
+        return _stamp(begin) == _stamp(session.begin)
+    stamps = {_stamp(event.entry) for event in session.events}
+    return any(_stamp(entry) in stamps for entry in entries)
+
+
+def _story(entry: Entry) -> tuple[object, ...]:
+    """What tells one event of a session from another, on whatever disk it stands."""
+    first = 0 if entry.event == "power-on" else entry.first
+    what = (entry.event, entry.code, entry.where, first, entry.count)
+    return (*_stamp(entry), entry.phase, *what)
+
+
+def _add(session: Session, disk: str, entries: Iterable[Entry]) -> None:
+    """Add a disk's entries in their order, each behind the one it follows on the disk."""
+    stories = [_story(event.entry) for event in session.events]
+    at = 0
+    for entry in entries:
+        if entry.event == "power-on" and entry.first:
+            session.cycles[disk] = entry.first
+        try:
+            at = stories.index(_story(entry), at)
+            session.events[at].disks.append(disk)
+        except ValueError:
+            stories.insert(at, _story(entry))
+            session.events.insert(at, Event(entry, [disk]))
+        at += 1
+
+
+# --- in plain words ------------------------------------------------------------------------
+
+
+def when(seconds: int) -> str:
+    """A time of the journal for people; empty when the board had no clock."""
+    if not seconds:
+        return ""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _blocks(entry: Entry) -> str:
+    if entry.count == 1:
+        return f"block {entry.first}"
+    return f"blocks {entry.first} to {entry.first + entry.count - 1}"
+
+
+def tell(entry: Entry) -> str:
+    """What the entry says, for people; an event of a later version as it stands there."""
+    where, code = entry.where, entry.code
+    if entry.event == "power-on":
+        version = f"with version {where}" if where else "without verified code"
+        return f"power-on {version}: {code}"
+    if entry.event == "found":
+        what = "" if where == "flash" else " of its backup copy"
+        return f"{where}: {_blocks(entry)}{what} damaged"
+    if entry.event == "repaired":
+        return f"flash: {_blocks(entry)} repaired from {where}"
+    if entry.event == "lost":
+        return f"{where}: {_blocks(entry)} lost"
+    if entry.event == "created":
+        return f"{where}: new backup copy, generation {entry.first}, {entry.count} blocks"
+    if entry.event == "mended":
+        what = f"{_blocks(entry)} of its backup copy" if entry.count else "header copies"
+        return f"{where}: {what} rewritten"
+    if entry.event == "reason":
+        return f"{where}: {code}" if where else code
+    if entry.event == "changed":
+        return f"segment {where}: {_blocks(entry)} changed by a repair in operation ({code})"
+    parts = [entry.event, code, where, str(entry.first), str(entry.count)]
+    return " ".join(part for part in parts if part)
