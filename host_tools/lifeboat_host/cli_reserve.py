@@ -406,16 +406,21 @@ def _consent_to_overwriting(
 
 def _remove(args: argparse.Namespace, output: Output) -> int:
     with opened(args, write=True) as disks:
-        if args.undo:
-            if len(disks) != 1:
-                raise LifeboatError(
-                    "undo-disk", "a recovery file is for one disk", "name the one that it is for"
-                )
-            result = [_remove_with(args, output, disks[0])]
-        else:
-            result = _remove_without(args, output, disks)
-    output.result({"removed": result})
+        output.result({"removed": give_back(args, output, disks)})
     return EXIT_OK
+
+
+def give_back(
+    args: argparse.Namespace, output: Output, disks: Sequence[Disk]
+) -> list[dict[str, Any]]:
+    """Remove the regions, after asking; each of them for --json. args: undo, lba, yes."""
+    if not args.undo:
+        return _remove_without(args, output, disks)
+    if len(disks) != 1:
+        raise LifeboatError(
+            "undo-disk", "a recovery file is for one disk", "name the one that it is for"
+        )
+    return [_remove_with(args, output, disks[0])]
 
 
 def _remove_with(args: argparse.Namespace, output: Output, disk: Disk) -> dict[str, Any]:

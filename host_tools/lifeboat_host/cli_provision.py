@@ -1,0 +1,381 @@
+"""`lifeboat provision`, `flash`, `status`, `verify`, `backup`, `recover`, `unprovision`: what a
+technician does with a board that is connected."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from lifeboat_host import boarddisk, cli_reserve, consent, options, provision, region, report, undo
+from lifeboat_host.agent import Agent
+from lifeboat_host.boarddisk import BoardDisk
+from lifeboat_host.cli_reserve import Proposal
+from lifeboat_host.errors import EXIT_DAMAGE, EXIT_ERROR, EXIT_OK, LifeboatError
+from lifeboat_host.link import Link, default_port
+from lifeboat_host.output import Output
+from lifeboat_host.provision import Code, Present
+
+_PROVISION = """\
+Takes a board from blank to protected: the embedded code, a backup region on each disk, the first
+backup, and a drill, in which a block is damaged on purpose and has to come back. It says first
+what it will do, and asks.
+
+Every step looks at what is there: run it again after a broken connection and it goes on where it
+was; run it on a protected board and it changes nothing.
+"""
+
+_STOPPED = "the application was stopped to ask; to start it again: mpremote connect {} reset"
+
+
+def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
+    """Add the commands to the parser."""
+    connected = argparse.ArgumentParser(add_help=False, parents=[common])
+    connected.add_argument(
+        "--port", help="serial port or pty (default: the board that `lifeboat board` runs)"
+    )
+    run: Callable[[argparse.Namespace, Output], int]
+    parsers = {}
+    for name, run, text in (
+        ("provision", _provision, "take a connected board from blank to protected"),
+        ("flash", _flash, "bring new code into a connected board, and back it up"),
+        ("status", _status, "what a connected board is, runs, and reported last"),
+        ("verify", _verify, "read all code and all backup copies; exit code 3 for damage"),
+        ("backup", _backup, "bring the backup copies level with the code in flash, now"),
+        ("recover", _recover, "inspect and repair the code in flash, now"),
+        ("unprovision", _unprovision, "remove the backup regions of a connected board's disks"),
+    ):
+        parser = parsers[name] = commands.add_parser(
+            name,
+            parents=[connected],
+            help=text,
+            description=_PROVISION if name == "provision" else text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.set_defaults(run=run)
+    for name in ("provision", "flash"):
+        parsers[name].add_argument(
+            "--image", type=Path, required=True, metavar="FILE", help="made by lifeboat image"
+        )
+    for name in ("provision", "unprovision"):
+        parsers[name].add_argument(
+            "--disk", action="append", default=[], metavar="NAME", help="such as sata0; repeat it"
+        )
+    cli_reserve.add_place(parsers["provision"])
+    cli_reserve.add_consent(parsers["provision"])
+    parsers["unprovision"].add_argument(
+        "--undo",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="recovery file: puts back what was there; repeat it for several disks",
+    )
+    parsers["unprovision"].add_argument(
+        "--lba", type=options.number, help="look for a region at this LBA too"
+    )
+    for name in ("flash", "unprovision"):
+        parsers[name].add_argument("--yes", action="store_true", help="do not ask")
+
+
+@contextmanager
+def _connected(args: argparse.Namespace) -> Iterator[Agent]:
+    with Link(args.port or default_port()) as link:
+        yield Agent(link)
+
+
+def _about(agent: Agent) -> dict[str, Any]:
+    return {
+        "port": agent.link.port,
+        "product": agent.product,
+        "flash_size": agent.flash_size,
+        "block_size": agent.block_size,
+    }
+
+
+def _present_json(found: Present) -> dict[str, Any]:
+    return {**(found.about or {"error": found.why}), "bad": found.bad}
+
+
+def _grid(rows: Sequence[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for row in rows:
+        grid.add_row(*row)
+    return grid
+
+
+def _member_rows(members: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    rows = []
+    for member in members:
+        rows.append((f"disk {member['disk']}", member["state"]))
+        for copy in member["copies"]:
+            text = copy.get("error") or f"{copy['version']}, build {copy['build']}"
+            if copy.get("bad"):
+                text += f", {len(copy['bad'])} damaged blocks: {_spans(copy['bad'])}"
+            rows.append(("", f"generation {copy['generation']} in slot {copy['slot']}: {text}"))
+    return rows
+
+
+def _spans(blocks: Sequence[int]) -> str:
+    return report.spans([block, 1] for block in blocks)
+
+
+# --- status, verify, backup, recover -------------------------------------------------------
+
+
+def _status(args: argparse.Namespace, output: Output) -> int:
+    with _connected(args) as agent:
+        found = provision.described(agent)
+        answer = agent.call("members")
+        last = agent.about["report"]
+        rows = [
+            ("board", f"{agent.product} at {agent.link.port}"),
+            ("flash", f"{agent.flash_size} bytes, blocks of {agent.block_size}"),
+            ("code", str(found)),
+            *_member_rows(answer["members"]),
+        ]
+        output.show(_grid(rows), "")
+        if last:
+            output.show("the last power-on:", report.table(last), "")
+        output.show(_STOPPED.format(agent.link.port))
+        output.result({**_about(agent), "code": _present_json(found), **answer, "report": last})
+    return EXIT_OK
+
+
+def _verify(args: argparse.Namespace, output: Output) -> int:
+    with _connected(args) as agent:
+        with output.bar("code flash") as bar:
+            found = provision.present(agent, bar)
+        with output.bar("backup copies") as bar:
+            answer = provision.verify_copies(agent, bar)
+        copies = [copy for member in answer["members"] for copy in member["copies"]]
+        bad = [copy for copy in copies if copy.get("bad") or "error" in copy]
+        ok = found.intact and bool(copies) and not bad and not answer["reasons"]
+        text = str(found)
+        if found.bad:
+            text += f", {len(found.bad)} damaged blocks: {_spans(found.bad)}"
+        elif found.about and not found.about["blank"]:
+            text += ", damage after the manifest"
+        output.show(_grid([("code", text), *_member_rows(answer["members"])]))
+        for reason in answer["reasons"]:
+            output.show(" ".join(part for part in reason if part))
+        if not copies:
+            output.show("no backup copy")
+        output.show("", "all is well" if ok else f"  next: {_next(found, copies)}")
+        output.result({**_about(agent), "ok": ok, "code": _present_json(found), **answer})
+    return EXIT_OK if ok else EXIT_DAMAGE
+
+
+def _next(found: Present, copies: Sequence[dict[str, Any]]) -> str:
+    if found.about is None and not copies:
+        return "lifeboat provision"
+    return "lifeboat recover" if copies else "lifeboat region create, then lifeboat backup"
+
+
+def _backup(args: argparse.Namespace, output: Output) -> int:
+    with _connected(args) as agent:
+        with output.bar("code flash") as bar:
+            found = provision.present(agent, bar)
+        if not found.intact:
+            raise LifeboatError(
+                "code-damaged",
+                f"{agent.link.port}: the code in flash is damaged: no backup is made of it",
+                "lifeboat recover",
+            )
+        if provision.protected(agent.call("members")["members"]):
+            output.show(f"{found}: every member holds its backup already")
+            output.result({**_about(agent), "done": False, "report": None})
+            return EXIT_OK
+        return _finished(output, agent, provision.power_on(agent), "RUN")
+
+
+def _recover(args: argparse.Namespace, output: Output) -> int:
+    with _connected(args) as agent:
+        return _finished(output, agent, provision.power_on(agent), "RUN", "RUN_DEGRADED")
+
+
+def _finished(output: Output, agent: Agent, last: dict[str, Any], *wanted: str) -> int:
+    output.show(report.table(last), "", _STOPPED.format(agent.link.port))
+    output.result({**_about(agent), "done": True, "report": last})
+    return EXIT_OK if last["verdict"] in wanted else EXIT_ERROR
+
+
+# --- flash ---------------------------------------------------------------------------------
+
+
+def _flash(args: argparse.Namespace, output: Output) -> int:
+    with provision.opened(args.image) as code:
+        with output.bar(f"reading {args.image.name}") as bar:
+            code.check(bar)
+        with _connected(args) as agent:
+            stakes, bad = _code_stakes(output, agent, code)
+            sent, last = None, agent.about["report"]
+            if bad:
+                consent.confirm(stakes, args.yes)
+                sent = _send_code(output, agent, code)
+                last = _reset(output, agent)
+                output.show(report.table(last))
+            output.result({**_about(agent), "done": bool(bad), "sent": sent, "report": last})
+            if bad and last["verdict"] == "RESCUE":
+                return EXIT_ERROR
+    return EXIT_OK
+
+
+def _code_stakes(output: Output, agent: Agent, code: Code) -> tuple[list[str], list[int]]:
+    """What flashing would do, a line each, and the blocks that it would write."""
+    before = provision.described(agent)
+    with output.bar("comparing") as bar:
+        bad = provision.differing(agent, code, bar)
+    new = f"{code.manifest.product} {code.manifest.version}, build {code.manifest.build}"
+    if not bad:
+        output.show(f"code: {new} is in flash already")
+        return [], bad
+    lines = [f"code: {len(bad)} blocks are written, for {new}"]
+    if before.about:
+        lines.append(f"  it replaces {before}")
+        if not provision.protected(agent.call("members")["members"]):
+            lines.append(
+                "  which has no backup: when this is cut short, the board runs nothing "
+                "until it is flashed again"
+            )
+    output.show(*lines)
+    return lines, bad
+
+
+def _send_code(output: Output, agent: Agent, code: Code) -> dict[str, Any]:
+    with output.bar("sending code") as bar:
+        sent = provision.flash(agent, code, bar)
+    rate = sent["bytes"] / sent["seconds"] / 1024 if sent["seconds"] else 0
+    output.show(
+        f"code: {sent['blocks_sent']} blocks sent in {sent['seconds']} s, {rate:.0f} KiB/s"
+    )
+    return sent
+
+
+def _reset(output: Output, agent: Agent) -> dict[str, Any]:
+    output.show("reset: the board inspects its code and makes its backups")
+    return provision.reset(agent)
+
+
+# --- provision -----------------------------------------------------------------------------
+
+
+def _provision(args: argparse.Namespace, output: Output) -> int:
+    with provision.opened(args.image) as code:
+        with output.bar(f"reading {args.image.name}") as bar:
+            code.check(bar)
+        with _connected(args) as agent:
+            output.show(f"board: {agent.product} at {agent.link.port}")
+            result = _steps(args, output, agent, code)
+            output.result({**_about(agent), **result})
+    return EXIT_OK
+
+
+def _steps(args: argparse.Namespace, output: Output, agent: Agent, code: Code) -> dict[str, Any]:
+    stakes, bad = _code_stakes(output, agent, code)
+    proposals, regions = _regions_planned(args, output, agent, code)
+    if proposals:
+        stakes += cli_reserve.stakes(args, output, proposals)
+    last = agent.about["report"]
+    steps: dict[str, Any] = {"code": None, "created": [], "drill": None}
+    result = {"done": False, **steps, "regions": regions, "report": last}
+    level = provision.protected(agent.call("members")["members"])
+    if level and not stakes:
+        output.show("backup: every member holds it already", "the board is protected")
+        return result
+    consent.confirm(
+        [*stakes, "the board is reset, makes its backups, and goes through a drill"], args.yes
+    )
+    if bad:
+        result["code"] = _send_code(output, agent, code)
+    if proposals:
+        agent.call("disks")  # trouble on the line may have made it forget them
+        result["created"] = cli_reserve.carry_out(args, output, proposals)
+    last = _reset(output, agent)
+    if last["verdict"] != "RUN" or not provision.protected(last["members"]):
+        raise LifeboatError(
+            "provision-backup",
+            f"{agent.link.port}: the first backup was not made: the board says "
+            f"{last['verdict']}, {last['reasons']}",
+            "mend what the reasons name, then run the same command again",
+        )
+    output.show(f"backup: made on {', '.join(m['disk'] for m in last['members'] if m['disk'])}")
+    drill = provision.drill(agent, code.manifest.block_count)
+    output.show(
+        f"drill: block {drill['block']} was damaged on purpose and came back from {drill['from']}",
+        "",
+        report.table(drill["report"]),
+        "",
+        "the board is protected and runs",
+    )
+    return {
+        **result,
+        "done": True,
+        "drill": {"block": drill["block"], "from": drill["from"]},
+        "report": drill["report"],
+    }
+
+
+def _regions_planned(
+    args: argparse.Namespace, output: Output, agent: Agent, code: Code
+) -> tuple[list[Proposal], list[str]]:
+    """Proposals for the regions that are missing, and the disks that have one."""
+    disks = boarddisk.attached(agent, args.disk, write=True)
+    having = _with_region(disks, [args.where] if isinstance(args.where, int) else [])
+    for disk in disks:
+        if disk in having:
+            output.show(f"region: {disk.path} has one already")
+        elif having:
+            output.show(
+                f"region: {disk.path} has none; to make it a member, too: "
+                f"lifeboat region create --port {agent.link.port} {disk.path} "
+                f"--join {having[0].path}"
+            )
+    if having:
+        return [], [str(disk.path) for disk in having]
+    # A region for any code that fits the flash, or of the size that a person wants.
+    args.board, args.block_size = None, agent.block_size
+    args.flash_size = agent.flash_size
+    if args.size is not None:
+        args.flash_size = code.manifest.code_size + agent.block_size
+    return cli_reserve.propose(args, output, disks), []
+
+
+def _with_region(disks: Sequence[BoardDisk], lbas: Sequence[int]) -> list[BoardDisk]:
+    having = []
+    for disk in disks:
+        try:
+            region.find(disk, lbas)
+        except LifeboatError as error:
+            if error.code != "region-none":
+                raise
+        else:
+            having.append(disk)
+    return having
+
+
+def _unprovision(args: argparse.Namespace, output: Output) -> int:
+    files = {undo.load(path).disk: path for path in args.undo}
+    with _connected(args) as agent:
+        disks = boarddisk.attached(agent, args.disk, write=True)
+        unknown = [name for name in files if name not in [str(disk.path) for disk in disks]]
+        if unknown:
+            raise LifeboatError(
+                "undo-disk",
+                f"{files[unknown[0]]} is for {unknown[0]}, which is not among the disks",
+                f"disks: {', '.join(str(disk.path) for disk in disks)}",
+            )
+        having = _with_region(disks, [] if args.lba is None else [args.lba])
+        removed = []
+        for disk in disks:
+            args.undo = files.get(str(disk.path))
+            if disk in having or args.undo:
+                removed += cli_reserve.give_back(args, output, [disk])
+        if not removed:
+            output.show("no disk has a backup region")
+        output.result({**_about(agent), "removed": removed})
+    return EXIT_OK

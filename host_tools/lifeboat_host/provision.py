@@ -1,0 +1,214 @@
+"""What is done to a connected board: flash it, verify it, reset it, put it to the test.
+
+Every step looks first at what is there already, so that after a broken connection the same
+command goes on where it was. Nothing here prints or asks: cli_provision does.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lifeboat_host import image
+from lifeboat_host.agent import Agent
+from lifeboat_host.errors import LifeboatError
+from lifeboat_host.formats import Manifest
+from lifeboat_host.image import Image, Progress
+
+_POWER_ON_S = 600  # with a whole recovery and a whole backup, over SPI
+_LOOK = 1 << 20  # bytes that the board compares between two signs of life
+_TRIES = 3
+_SHAKY = ("link-garbled", "link-timeout")
+_HOLDING = ("level", "created", "mended")  # states of members with the backup of the code
+
+
+@dataclass(frozen=True)
+class Code:
+    """An image file, and its manifest."""
+
+    image: Image
+    manifest: Manifest
+
+    def block(self, number: int) -> bytes:
+        size = self.manifest.block_size
+        return self.image.read(number * size, size)
+
+    def check(self, progress: Progress | None = None) -> None:
+        """Raises LifeboatError image-damaged unless every block is as the manifest says."""
+        bad = image.damaged_blocks(self.image, self.manifest, progress)
+        if bad:
+            raise LifeboatError(
+                "image-damaged",
+                f"{self.image.path}: {len(bad)} of {self.manifest.block_count} blocks are not as "
+                f"the manifest says, the first at offset 0x{bad[0].offset:x}",
+                "build the image again, or copy it again: nothing was sent",
+            )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Code]:
+    """The code in an image file. Raises LifeboatError: image-read, manifest-*."""
+    with Image(path) as file:
+        yield Code(file, file.manifest())
+
+
+def looked_through(agent: Agent, blocks: int, progress: Progress | None = None) -> list[int]:
+    """The blocks of the flash that differ from the manifest that the board was given."""
+    return _in_steps(agent, "compare", (), blocks, progress)
+
+
+def _in_steps(
+    agent: Agent, name: str, args: Sequence[Any], blocks: int, progress: Progress | None
+) -> list[int]:
+    step = max(1, _LOOK // agent.block_size)
+    bad: list[int] = []
+    for first in range(0, blocks, step):
+        bad += agent.call(name, *args, first, step)
+        if progress:
+            progress(min(first + step, blocks), blocks)
+    return bad
+
+
+# --- code ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Present:
+    """What is in the code flash: about is None when it holds no manifest for this board, and
+    then `why` says what is there. bad: blocks that are not as the manifest says."""
+
+    about: dict[str, Any] | None
+    why: str = ""
+    bad: list[int] = field(default_factory=list)
+
+    @property
+    def intact(self) -> bool:
+        return self.about is not None and bool(self.about["blank"]) and not self.bad
+
+    def __str__(self) -> str:
+        if self.about is None:
+            return f"none ({self.why})"
+        return f"{self.about['product']} {self.about['version']}, build {self.about['build']}"
+
+
+def present(agent: Agent, progress: Progress | None = None) -> Present:
+    """What is in the flash, every block read. Raises LifeboatError flash-failed, link-*."""
+    found = described(agent)
+    if found.about is None:
+        return found
+    blocks = int(found.about["blocks"])
+    return Present(found.about, "", looked_through(agent, blocks, progress))
+
+
+def described(agent: Agent) -> Present:
+    """What the manifest in flash says; no block is read."""
+    try:
+        return Present(agent.call("code"))
+    except LifeboatError as error:
+        if not error.code.startswith("manifest-"):
+            raise
+        return Present(None, error.code)
+
+
+def differing(agent: Agent, code: Code, progress: Progress | None = None) -> list[int]:
+    """The blocks that the board would need; the manifest block counts when it does, too."""
+    before = described(agent)
+    offered = agent.offer(code.manifest.raw)
+    bad = looked_through(agent, code.manifest.block_count, progress)
+    same = before.about and (before.about["crc"], before.about["blank"]) == (offered["crc"], True)
+    return bad if same else [*bad, agent.flash_size // agent.block_size - 1]
+
+
+def flash(agent: Agent, code: Code, progress: Progress | None = None) -> dict[str, Any]:
+    """Bring the code into the flash, only blocks that differ, the manifest last.
+
+    A line that loses bytes is tried again, and only what is still missing is sent.
+    """
+    began = time.monotonic()
+    sent = 0
+    for left in reversed(range(_TRIES)):
+        try:
+            agent.offer(code.manifest.raw)
+            bad = looked_through(agent, code.manifest.block_count)
+            parcels = [(block, lambda block=block: code.block(block)) for block in bad]
+            sent += agent.send("blocks", (), parcels, progress)
+            written = bool(agent.call("finish"))
+            break
+        except LifeboatError as error:
+            if error.code not in _SHAKY or not left:
+                raise
+            agent.start()
+    return {
+        "blocks_sent": sent,
+        "bytes": sent * agent.block_size,
+        "manifest_written": written,
+        "seconds": round(time.monotonic() - began, 2),
+    }
+
+
+# --- backups -------------------------------------------------------------------------------
+
+
+def protected(members: Sequence[dict[str, Any]]) -> bool:
+    """Whether at least one member holds the backup of the code in flash, and none is behind."""
+    states = [member["state"] for member in members]
+    return any(state in _HOLDING for state in states) and "stale" not in states
+
+
+def verify_copies(agent: Agent, progress: Progress | None = None) -> dict[str, Any]:
+    """Every committed copy of every member, each with its damaged blocks under `bad`."""
+    answer: dict[str, Any] = agent.call("members")
+    copies = [
+        (member["disk"], copy)
+        for member in answer["members"]
+        for copy in member["copies"]
+        if "error" not in copy
+    ]
+    total = sum(copy["blocks"] for _, copy in copies)
+    done = 0
+    for disk, copy in copies:
+        # Bound here: the bar belongs to all copies together.
+        def step(now: int, _: int, before: int = done) -> None:
+            if progress:
+                progress(before + now, total)
+
+        copy["bad"] = _in_steps(agent, "check_copy", (disk, copy["slot"]), copy["blocks"], step)
+        done += copy["blocks"]
+    return answer
+
+
+def power_on(agent: Agent) -> dict[str, Any]:
+    """What a power-on does, without one; its report."""
+    report: dict[str, Any] = agent.call("power_on", timeout=_POWER_ON_S)
+    return report
+
+
+def reset(agent: Agent) -> dict[str, Any]:
+    """Reset the board; its report. Afterwards the agent has to be started anew."""
+    return agent.link.reset(_POWER_ON_S)
+
+
+def drill(agent: Agent, blocks: int) -> dict[str, Any]:
+    """Damage a block on purpose and see the board mend it; its report.
+
+    The board itself refuses unless every member holds a good copy of that block.
+    Raises LifeboatError drill when it was not mended.
+    """
+    agent.start()
+    block = random.randrange(blocks)
+    agent.call("drill", block, timeout=_POWER_ON_S)
+    report = reset(agent)
+    repaired = [entry[:2] for entry in report["repaired"]]
+    if report["verdict"] != "RUN" or repaired != [[block, 1]]:
+        raise LifeboatError(
+            "drill",
+            f"block {block} was damaged on purpose, and the board says {report['verdict']}, "
+            f"repaired {report['repaired']}",
+            "look at the reasons in its report: lifeboat status",
+        )
+    return {"block": block, "from": report["repaired"][0][2], "report": report}
