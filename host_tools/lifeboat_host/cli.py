@@ -17,6 +17,7 @@ from lifeboat_host import (
     cli_board,
     cli_image,
     cli_log,
+    cli_provision,
     cli_region,
     options,
     report,
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_image.add(commands, common)
     cli_region.add(commands, common)
     cli_board.add(commands, common)
+    cli_provision.add(commands, common)
     cli_log.add(commands, common)
     explain = commands.add_parser(
         "report", parents=[common], help="explain the report line in a board's console output"
