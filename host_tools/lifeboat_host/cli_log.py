@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -15,7 +14,6 @@ from rich.text import Text
 from lifeboat_host import journal, options, reasons, region, timeline
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import EXIT_DAMAGE, EXIT_OK, LifeboatError
-from lifeboat_host.formats import Entry
 from lifeboat_host.journal import History, Journal, Session
 from lifeboat_host.output import Output
 from lifeboat_host.report import VERDICTS
@@ -100,9 +98,9 @@ def _run(args: argparse.Namespace, output: Output) -> int:
 
 def _open(args: argparse.Namespace, stack: ExitStack) -> Sequence[Disk]:
     if args.port:
-        boarddisk = importlib.import_module("lifeboat_host.boarddisk")
-        disks: Sequence[Disk] = stack.enter_context(boarddisk.open_disks(args.port, args.disks))
-        return disks
+        from lifeboat_host import boarddisk
+
+        return stack.enter_context(boarddisk.open_disks(args.port, args.disks))
     paths = dict.fromkeys(args.disks)
     return [stack.enter_context(Disk(path, args.lba_size)) for path in paths]
 
@@ -120,6 +118,8 @@ def _read(
                 with output.bar(f"reading {disk.path.name}") as bar:
                     journals.append(journal.read(disk, header, bar))
             except LifeboatError as error:
+                if error.code.startswith("link-"):
+                    raise
                 problems.append((str(disk.path), error))
     if not journals:
         first = problems[0][1]
@@ -233,18 +233,9 @@ def _events(history: History, session: Session) -> Iterator[str]:
         if entry.phase != phase:
             phase = entry.phase
             yield "  at power-on" if phase == journal.AT_POWER_ON else "  in operation"
-        advice = reasons.advice(entry)
-        line = f"    {_uptime(entry):>11}  {journal.tell(entry)}{f': {advice}' if advice else ''}"
-        told_by_all = len(event.disks) == len(history.journals)
-        yield line if told_by_all else f"{line}  [only {', '.join(event.disks)}]"
-
-
-def _uptime(entry: Entry) -> str:
-    seconds = entry.uptime / 1000
-    if seconds < 60:
-        return f"{seconds:.3f} s"
-    minutes, hours = int(seconds // 60), int(seconds // 3600)
-    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {int(seconds % 60)} s"
+        line = f"    {journal.uptime(entry):>11}  {journal.explain(entry)}"
+        only = history.only(event)
+        yield f"{line}  [{only}]" if only else line
 
 
 # --- for programs --------------------------------------------------------------------------

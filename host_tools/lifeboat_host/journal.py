@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
+from lifeboat_host import reasons
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import LifeboatError
 from lifeboat_host.formats import MANIFEST_LIMIT, UNIT, Entry, Page, RegionHeader, parse_page
@@ -37,7 +38,8 @@ class Journal:
 def read(disk: Disk, header: RegionHeader, progress: Progress | None = None) -> Journal:
     """The journal of the region on that disk, whatever state it is in.
 
-    Raises LifeboatError journal-none when the region has none, or none of its pages counts.
+    Raises LifeboatError journal-none when the region has none, or none of its pages counts;
+    what the way to a connected board raises.
     """
     if header.journal is None:
         raise LifeboatError(
@@ -85,7 +87,9 @@ def _read_units(disk: Disk, offset: int, count: int) -> list[bytes | None]:
     try:
         data = disk.read(offset, count * UNIT)
         return [data[at : at + UNIT] for at in range(0, len(data), UNIT)]
-    except LifeboatError:
+    except LifeboatError as error:
+        if error.code != "disk-read":
+            raise  # the way to the disk is broken, not the disk
         if count == 1:
             return [None]
         return [
@@ -183,6 +187,11 @@ class History:
     def repeated(self) -> dict[int, list[int]]:
         """Those of `repairs` that rotted again after a repair."""
         return {block: numbers for block, numbers in self.repairs.items() if len(numbers) > 1}
+
+    def only(self, event: Event) -> str:
+        """Which members tell of it, for people; empty when all do."""
+        everyone = len(event.disks) == len(self.journals)
+        return "" if everyone else f"only {', '.join(event.disks)}"
 
     def cycles_before(self, session: Session) -> tuple[int, int] | None:
         """Least and most power cycles that a disk counted since the session before.
@@ -290,10 +299,25 @@ def when(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def uptime(entry: Entry) -> str:
+    """How long the board had been on, for people."""
+    seconds = entry.uptime / 1000
+    if seconds < 60:
+        return f"{seconds:.3f} s"
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {int(seconds % 60)} s"
+
+
 def _blocks(entry: Entry) -> str:
     if entry.count == 1:
         return f"block {entry.first}"
     return f"blocks {entry.first} to {entry.first + entry.count - 1}"
+
+
+def explain(entry: Entry) -> str:
+    """What the entry says and what it asks a person to do."""
+    advice = reasons.advice(entry)
+    return f"{tell(entry)}: {advice}" if advice else tell(entry)
 
 
 def tell(entry: Entry) -> str:

@@ -12,6 +12,8 @@ import handmade
 import pytest
 from handmade import entry
 
+import lifeboat as firmware
+from fakes import board as sim
 from lifeboat_host import journal, reasons, region
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import LifeboatError
@@ -130,6 +132,19 @@ def test_a_page_that_the_disk_does_not_give_is_named_and_the_others_count(disk_f
 def test_a_journal_without_a_good_page_says_so(disk_file):
     path = disk_file([b"\xa5" * 4096] * 4)
     assert code(read, path) == "journal-none"
+
+
+def test_what_breaks_the_way_to_the_disk_is_not_taken_for_damage(disk_file):
+    class Gone(Disk):
+        def read(self, offset, size):
+            if offset >= START:
+                raise LifeboatError("link-timeout", "no answer")
+            return super().read(offset, size)
+
+    with Disk(disk_file([bytes(4096)] * 4)) as disk:
+        header = region.find(disk).header
+    with Gone(disk_file([bytes(4096)] * 4)) as disk:
+        assert code(journal.read, disk, header) == "link-timeout"
 
 
 # --- several members
@@ -483,6 +498,35 @@ def test_a_picture_shows_one_set(lifeboat, disk_file, tmp_path):
     code, _, err = lifeboat("log", one, two, "--picture", tmp_path / "x.svg")
     assert code == 1 and "2 sets" in err
     assert not (tmp_path / "x.svg").exists()
+
+
+# --- what the firmware writes
+
+
+def test_the_firmwares_journal_is_read(lifeboat, tmp_path, capsys):
+    board = sim.SimBoard(bytearray(sim.image(seed=1, version="2.0")), journal=4)
+    firmware.power_on(board)
+    board.nor.data[2 * sim.ERASE] ^= 1
+    firmware.power_on(board)
+    board.drives, away = board.drives[:1], board.drives[1]
+    for _ in range(70):
+        board.nor.data[2 * sim.ERASE] ^= 1
+        firmware.power_on(board)
+    paths = []
+    for disk in (board.drives[0], away):
+        paths.append(tmp_path / disk.name)
+        paths[-1].write_bytes(sim.get(disk, 0, disk.count * disk.size))
+    capsys.readouterr()  # the reports
+    code, out, _ = lifeboat("log", "--json", *paths)
+    assert code == 0
+    (found,) = json.loads(out)["sets"]
+    assert all(member["damaged"] == [] for member in found["members"])
+    numbers = [session["session"] for session in found["sessions"]]
+    assert numbers[-1] == 72 and numbers[:2] == [1, 2]  # the disk that was away kept these
+    assert numbers[2:] == list(range(numbers[2], 73))
+    told = [(e["event"], e["where"], e["first"]) for e in found["sessions"][1]["events"]]
+    assert told == [("power-on", "2.0", 0), ("found", "flash", 2), ("repaired", "disk0", 2)]
+    assert found["repeated"] == [2]
 
 
 # --- anything may stand on a disk

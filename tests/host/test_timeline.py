@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lifeboat_host import journal, timeline
+from lifeboat_host import chart, journal, timeline
 from lifeboat_host.formats import Entry, RegionHeader
 
 HEADER = RegionHeader(512, bytes(range(16)), bytes(16), 8, 8000, 0, 1, 2, 1 << 20)
@@ -117,7 +117,7 @@ def test_rows_columns_and_what_stands_over_them():
 
 def test_the_legend_explains_the_marks_that_occur():
     labels = texts(svg(TOLD))
-    meanings = [meaning for _, meaning in timeline._MARKS.values()]
+    meanings = [meaning for _, meaning in chart.MARKS.values()]
     assert [label for label in labels if label in meanings] == meanings
     few = history(boot(1), (1, 0, "found", "", "flash", 7, 1))
     assert [label for label in texts(svg(few)) if label in meanings] == ["damaged"]
@@ -154,7 +154,7 @@ def test_many_blocks_share_rows_and_many_sessions_are_drawn_narrow():
     labels = texts(svg(history(*entries)))
     assert sum(label.startswith("block") for label in labels) <= 16
     assert "100" in labels and "RUN" in labels
-    assert len(timeline._Chart(history(*entries))._sessions) == 100
+    assert len(chart.Chart(history(*entries))._sessions) == 100
 
 
 def test_a_very_long_journal_shows_its_latest_sessions():
@@ -166,7 +166,7 @@ def test_a_very_long_journal_shows_its_latest_sessions():
 
 def test_very_many_names_share_a_row():
     told = history(boot(1), *((1, 0, "created", "", f"disk{n}", 1, 1) for n in range(500)))
-    assert len(timeline._Chart(told)._rows) < 40
+    assert len(chart.Chart(told)._rows) < 40
     hover = "\n".join(titles(svg(told)))
     assert "disk0: new" in hover and "disk499: new" in hover
 
