@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -138,7 +137,8 @@ def opened(
     """
     paths = [*args.disks, *others]
     if args.port:
-        boarddisk = importlib.import_module("lifeboat_host.boarddisk")
+        from lifeboat_host import boarddisk  # only here: it loads the serial port's library
+
         with boarddisk.open_disks(args.port, list(map(str, paths)), write) as disks:
             yield list(disks)
         return

@@ -264,7 +264,7 @@ def place(disk: Disk, where: Where, size: int) -> tuple[int, int]:
         start = units_end(disk) - size
     else:
         start = int(where) * disk.lba_size
-    if start < 0 or start + size > disk.size or start % UNIT or size % UNIT:
+    if start <= 0 or start + size > disk.size or start % UNIT or size % UNIT:
         raise LifeboatError(
             "region-place",
             f"{disk.path}: {size} bytes at byte {start} are not on the disk in whole "

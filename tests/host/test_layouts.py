@@ -1,0 +1,503 @@
+"""What is decided for each kind of disk: where a region goes, or why not.
+
+Each row of the table is a disk as other systems leave it, made by their own tools where these
+need no more than a file.
+"""
+
+import json
+
+import layouts_raw as raw
+import pytest
+from layouts import (
+    GPT_ROOM,
+    LINUX,
+    MBR_ONE,
+    SIZE,
+    blank,
+    garbage,
+    grown,
+    luks,
+    mbr_entry,
+    mkfs,
+    mkfs_in,
+    parted,
+    put,
+    raw_parts,
+    run,
+    sfdisk,
+    sgdisk,
+    then,
+    zeroed,
+)
+
+from lifeboat_host import diskmap, region, reserve, signatures, undo
+from lifeboat_host.disks import Disk
+from lifeboat_host.errors import LifeboatError
+
+
+REGION = 4 << 20
+SECTORS = SIZE // 512
+AUTO, TAIL, GPT = reserve.AUTO, region.TAIL, region.GPT
+MIB = 2048  # sectors of 512 bytes
+OWN = str(raw.LIFEBOAT)
+
+TAIL_START = SECTORS - REGION // 512
+# The last MiB boundary from which 4 MiB end before the backup table's 33 sectors.
+GPT_START = SECTORS - 5 * MIB
+
+
+def own_region(where):
+    def make(path):
+        with Disk(path, write=True) as disk:
+            found = diskmap.look(disk)
+            place = reserve.choose(disk, found, where, REGION)
+            (header,) = region.new_headers(
+                [disk], [(place.first, place.sectors)], slots=2, need=1 << 20
+            )
+            reserve.carry_out(disk, place, header)
+
+    return make
+
+
+def hybrid(path):
+    GPT_ROOM(path)
+    run("sgdisk", "--hybrid", "1", path)
+
+
+def other_backup(path):
+    """The backup copy is that of another table: an edit that was cut short."""
+    raw_parts(raw.gpt, [(LINUX, 2048, 4095)])(path)
+    put(path, raw.gpt(SIZE, [(LINUX, 2048, 8191)])[3:])
+
+
+def logical(*lines):
+    text = "2048,40960,83\n43008,409600,05\n" + "".join(f"{line}\n" for line in lines)
+    return sfdisk("dos", text)
+
+
+def loop(path):
+    """A chain of extended boot records that ends in itself."""
+    sfdisk("dos", "2048,40960,05\n")(path)
+    put(path, [(2048 * 512 + 510, b"\x55\xaa")])
+    put(path, [(2048 * 512 + 466, b"\0" * 4 + b"\x05" + b"\0" * 7 + b"\x01\0\0\0")])
+
+
+def gpt_4096(path):
+    blank(path)
+    put(path, raw.gpt(SIZE, [(LINUX, 256, 8191)], lba=4096))
+
+
+def full_entries(path):
+    blank(path)
+    put(path, raw.gpt(SIZE, [(LINUX, 2048 + 8 * i, 2048 + 8 * i + 7) for i in range(128)]))
+
+
+def holes(path):
+    """Free are only 3 MiB, 8 MiB and 2 MiB."""
+    end = SECTORS - 34
+    parts = [(2048, 100 * MIB - 1), (103 * MIB, 200 * MIB - 1), (208 * MIB, end - 2 * MIB)]
+    blank(path)
+    put(path, raw.gpt(SIZE, [(LINUX, *part) for part in parts]))
+
+
+def place(first, **more):
+    """The expected decision: this first LBA; more: attributes of the Place."""
+    return {"first": first, **more}
+
+
+# name: (how the disk is made, where the region is wanted, decision or refusal code)
+LAYOUTS = {
+    # nothing there
+    "blank": (blank, AUTO, place(TAIL_START, table=())),
+    "blank, new GPT": (blank, GPT, place(GPT_START)),
+    "blank, given LBA": (blank, 2048, place(2048, table=())),
+    "blank, LBA 0": (blank, 0, "region-place"),
+    "blank, LBA off the 4 KiB grid": (blank, 2049, "region-place"),
+    "blank, LBA near the end": (blank, SECTORS - 8, "region-place"),
+    "disk too small": (lambda path: blank(path, 2 << 20), AUTO, "region-place"),
+    "disk too small for a GPT": (lambda path: blank(path, 4 << 20), GPT, "region-room"),
+    # MBR
+    "MBR, no partition": (sfdisk("dos"), AUTO, place(TAIL_START)),
+    "MBR, primary": (MBR_ONE, AUTO, place(TAIL_START, table=())),
+    "MBR, GPT wanted": (MBR_ONE, GPT, "table-mbr"),
+    "MBR, before the first partition": (MBR_ONE, 8, "region-overlap"),
+    "MBR, in a partition": (MBR_ONE, 40960, "region-overlap"),
+    "MBR, between partitions": (
+        sfdisk("dos", "2048,2048,83\n204800,2048,83\n"), 8192, "region-overlap",
+    ),
+    "MBR, after the last partition": (MBR_ONE, 204800, place(204800, table=())),
+    "MBR, extended and logical": (
+        logical("45056,40960,83", "88064,40960,83"), AUTO, place(TAIL_START),
+    ),
+    "MBR, free space of the extended partition": (
+        logical("45056,40960,83"), 204800, "region-overlap",
+    ),
+    "MBR, extended to the end": (
+        sfdisk("dos", "2048,40960,83\n43008,,05\n45056,40960,83\n"), AUTO, "region-overlap",
+    ),
+    "MBR, full": (sfdisk("dos", "2048,,83\n"), AUTO, "region-overlap"),
+    "MBR, almost full": (
+        sfdisk("dos", f"2048,{TAIL_START - 2048 + 1},83\n"), AUTO, "region-overlap",
+    ),
+    "MBR, just room": (sfdisk("dos", f"2048,{TAIL_START - 2048},83\n"), AUTO, place(TAIL_START)),
+    "MBR, partition beyond the disk": (
+        then(MBR_ONE, mbr_entry(1, 0x83, 0x70000000, 2048)), AUTO, "mbr-damaged",
+    ),
+    "MBR, chain of logical partitions torn": (
+        then(logical("45056,40960,83"), zeroed((43008 * 512, 512))), AUTO, "mbr-damaged",
+    ),
+    "MBR, chain of logical partitions is a loop": (loop, AUTO, "mbr-damaged"),
+    # GPT
+    "GPT, empty": (sgdisk(), AUTO, place(GPT_START)),
+    "GPT, room": (GPT_ROOM, AUTO, place(GPT_START)),
+    "GPT, by parted": (
+        parted("mklabel", "gpt", "mkpart", "x", "1MiB", "9MiB"), AUTO, place(GPT_START),
+    ),
+    "GPT, by sfdisk": (sfdisk("gpt", "2048,40960\n"), AUTO, place(GPT_START)),
+    "GPT, full": (sgdisk("-n1:0:0"), AUTO, "region-room"),
+    "GPT, hole in the middle": (holes, AUTO, place(204 * MIB)),
+    "GPT, tail wanted": (GPT_ROOM, TAIL, "region-overlap"),
+    "GPT, LBA in a partition": (GPT_ROOM, 4096, "region-overlap"),
+    "GPT, LBA in free space": (GPT_ROOM, 300 * MIB, place(300 * MIB, table=())),
+    "GPT, LBA in the table": (GPT_ROOM, 8, "region-overlap"),
+    "GPT, all entries taken": (full_entries, AUTO, "gpt-full"),
+    "GPT, backup damaged": (then(GPT_ROOM, garbage((-512, 100))), AUTO, "gpt-damaged"),
+    "GPT, backup entries damaged": (then(GPT_ROOM, garbage((-16000, 9))), AUTO, "gpt-damaged"),
+    "GPT, primary damaged": (then(GPT_ROOM, garbage((512 + 30, 9))), AUTO, "gpt-damaged"),
+    "GPT, primary entries damaged": (then(GPT_ROOM, garbage((1030, 9))), AUTO, "gpt-damaged"),
+    "GPT, only its protective MBR": (raw_parts(raw.protective_mbr), AUTO, "gpt-damaged"),
+    "GPT, no protective MBR": (then(GPT_ROOM, zeroed((0, 512))), AUTO, "gpt-damaged"),
+    "GPT, under an MBR": (
+        then(GPT_ROOM, mbr_entry(0, 0x83, 2048, 4096)), AUTO, "gpt-damaged",
+    ),
+    "GPT, copies differ": (other_backup, AUTO, "gpt-damaged"),
+    "GPT, partitions overlap": (
+        raw_parts(raw.gpt, [(LINUX, 2048, 4095), (LINUX, 4000, 8191)]), AUTO, "gpt-damaged",
+    ),
+    "GPT, disk has grown": (then(GPT_ROOM, grown), AUTO, "gpt-damaged"),
+    "GPT, damaged, explicit LBA": (
+        then(GPT_ROOM, garbage((-512, 100))), 300 * MIB, "gpt-damaged",
+    ),
+    "GPT, hybrid MBR": (hybrid, AUTO, place(GPT_START)),
+    "GPT, hybrid MBR has one more partition": (
+        then(hybrid, mbr_entry(3, 0x83, 300 * MIB, 20 * MIB - 40)), AUTO, place(296 * MIB),
+    ),
+    "GPT, 256 entries of 256 bytes": (
+        raw_parts(raw.gpt, [(LINUX, 2048, 4095)], count=256, entry_size=256), AUTO,
+        place(GPT_START),
+    ),
+    # our own
+    "own partition, empty": (
+        sgdisk("-n1:2048:+6M", f"-t1:{OWN}"), AUTO, place(2048, sectors=12288, table=()),
+    ),
+    "own partition, empty, not the first": (
+        sgdisk("-n1:0:+9M", "-n2:0:+6M", f"-t2:{OWN}"), GPT, place(10 * MIB, sectors=12288),
+    ),
+    "own partition, too small": (sgdisk("-n1:2048:+1M", f"-t1:{OWN}"), AUTO, "region-small"),
+    "own partition, with a file system": (
+        then(
+            sgdisk("-n1:2048:+6M", f"-t1:{OWN}"), mkfs_in(2048, 12288, "mkfs.ext4", "-q")
+        ), AUTO, "region-overlap",
+    ),
+    "own region at the tail": (then(blank, own_region(AUTO)), AUTO, "region-exists"),
+    "own region at the tail, another LBA": (then(blank, own_region(AUTO)), 2048, "region-exists"),
+    "own region in a GPT": (then(GPT_ROOM, own_region(AUTO)), AUTO, "region-exists"),
+    "own region in a GPT of ours": (then(blank, own_region(GPT)), GPT, "region-exists"),
+    # the whole disk is something
+    "ext4": (mkfs("mkfs.ext4", "-q"), AUTO, "disk-claimed"),
+    "ext4, explicit LBA": (mkfs("mkfs.ext4", "-q"), 300 * MIB, "disk-claimed"),
+    "XFS": (mkfs("mkfs.xfs", "-q"), AUTO, "disk-claimed"),
+    "Btrfs": (mkfs("mkfs.btrfs", "-q"), AUTO, "disk-claimed"),
+    "FAT": (mkfs("mkfs.vfat", "-I"), AUTO, "disk-claimed"),
+    "NTFS": (mkfs("mkfs.ntfs", "-q", "-F", "-Q"), AUTO, "disk-claimed"),
+    "swap": (mkfs("mkswap"), AUTO, "disk-claimed"),
+    "LUKS1": (luks("luks1"), AUTO, "disk-claimed"),
+    "LUKS2": (luks("luks2"), AUTO, "disk-claimed"),
+    "LVM2": (raw_parts(raw.lvm2), AUTO, "disk-claimed"),
+    "md 0.90": (raw_parts(raw.md_0_90), AUTO, "disk-claimed"),
+    "md 1.0": (raw_parts(raw.md_1, 0), AUTO, "disk-claimed"),
+    "md 1.1": (raw_parts(raw.md_1, 1), AUTO, "disk-claimed"),
+    "md 1.2": (raw_parts(raw.md_1, 2), AUTO, "disk-claimed"),
+    "DDF": (raw_parts(raw.ddf), AUTO, "disk-claimed"),
+    "DDF, only the anchor left": (raw_parts(raw.ddf_anchor), AUTO, "disk-claimed"),
+    "Intel Matrix": (raw_parts(raw.intel), AUTO, "disk-claimed"),
+    "ZFS": (raw_parts(raw.zfs, (0, 1, 2, 3), 8), AUTO, "disk-claimed"),
+    "ZFS, head labels": (raw_parts(raw.zfs, (0, 1), 8), AUTO, "disk-claimed"),
+    "ZFS, tail labels": (raw_parts(raw.zfs, (2, 3), 8), AUTO, "disk-claimed"),
+    "ZFS, a young pool's last label": (
+        raw_parts(raw.zfs, (3,), 1, nvlist=False), AUTO, "disk-claimed",
+    ),
+    "ZFS, big-endian uberblock": (
+        raw_parts(raw.zfs, (0,), 1, nvlist=False, order=">"), AUTO, "disk-claimed",
+    ),
+    "ZFS, uberblocks gone": (raw_parts(raw.zfs, (2,), 0), AUTO, "disk-claimed"),
+    "ZFS, destroyed, explicit LBA": (raw_parts(raw.zfs, (2,), 0), 4096, "disk-claimed"),
+    # the table says one thing, a signature another
+    "MBR, stale md 0.90 at the tail": (
+        then(MBR_ONE, lambda path: put(path, raw.md_0_90(SIZE))), AUTO, "disk-claimed",
+    ),
+    "MBR, stale md 1.0 at the tail": (
+        then(MBR_ONE, lambda path: put(path, raw.md_1(SIZE, 0))), AUTO, "disk-claimed",
+    ),
+    "MBR, Intel Matrix at the tail": (
+        then(MBR_ONE, lambda path: put(path, raw.intel(SIZE))), AUTO, "disk-claimed",
+    ),
+    "MBR, ZFS at the tail": (
+        then(MBR_ONE, lambda path: put(path, raw.zfs(SIZE, (2, 3)))), AUTO, "disk-claimed",
+    ),
+    "MBR, ZFS in the last partition": (
+        then(sfdisk("dos", "2048,,83\n"), lambda path: put(path, raw.zfs(SIZE, (2, 3), 1))),
+        8, "region-overlap",
+    ),
+    "GPT, file system in a partition": (
+        then(GPT_ROOM, mkfs_in(2048, 81920, "mkfs.ext4", "-q")), AUTO, place(GPT_START),
+    ),
+    # other tables
+    "Apple partition map": (parted("mklabel", "mac"), AUTO, "table-unknown"),
+    "Sun label": (parted("mklabel", "sun"), AUTO, "table-unknown"),
+    "SGI label": (parted("mklabel", "dvh"), AUTO, "table-unknown"),
+    "BSD label": (parted("mklabel", "bsd"), AUTO, "disk-unknown"),
+    "Amiga label": (parted("mklabel", "amiga"), AUTO, "disk-unknown"),
+    # bytes that nobody knows
+    "garbage at the head": (then(blank, garbage((4096, 4096))), AUTO, "disk-unknown"),
+    "garbage at the head, tail wanted": (
+        then(blank, garbage((4096, 4096))), TAIL, place(TAIL_START, used=None),
+    ),
+    "garbage at the head, GPT wanted": (then(blank, garbage((4096, 9))), GPT, "disk-unknown"),
+    "garbage where the backup table would be": (
+        then(blank, garbage((-5000, 9))), GPT, "disk-unknown",
+    ),
+    "garbage in the tail": (
+        then(blank, garbage((-8192, 4096))), AUTO,
+        place(TAIL_START, used=(SECTORS - 16, SECTORS - 9)),
+    ),
+    "garbage in the tail, two places": (
+        then(MBR_ONE, garbage((-(3 << 20), 512), (-4096, 512))), AUTO,
+        place(TAIL_START, used=(SECTORS - 6144, SECTORS - 8)),
+    ),
+    "garbage in the tail, elsewhere wanted": (
+        then(blank, garbage((-8192, 4096))), 2048, place(2048, used=None),
+    ),
+    "garbage in GPT free space": (
+        then(GPT_ROOM, garbage((GPT_START * 512 + 512, 512))), AUTO,
+        place(GPT_START, used=(GPT_START + 1, GPT_START + 1)),
+    ),
+    "garbage in our empty partition": (
+        then(sgdisk("-n1:2048:+6M", f"-t1:{OWN}"), garbage((2048 * 512 + 1024, 9))), AUTO,
+        place(2048, used=(2050, 2050)),
+    ),
+}  # fmt: skip
+
+
+def decide(path, where, lba_size=512):
+    """The Place, or the code of the refusal."""
+    with Disk(path, lba_size) as disk:
+        found = diskmap.look(disk, [where] if isinstance(where, int) else [])
+        check_map(found)
+        try:
+            chosen = reserve.choose(disk, found, where, REGION)
+            region.new_headers([disk], [(chosen.first, chosen.sectors)], slots=2, need=1 << 20)
+        except LifeboatError as error:
+            assert error.hint, "a refusal says what to do next"
+            return error.code
+    return chosen
+
+
+def check_map(found):
+    """The map covers the disk, and nothing free is also somebody's."""
+    at = 0
+    for piece in found.pieces:
+        assert piece.first <= at
+        at = max(at, piece.last + 1)
+    assert at == found.sectors
+    for piece in found.free:
+        assert not found.holding(piece.first, piece.last)
+
+
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory):
+    return tmp_path_factory.mktemp("layouts"), {}
+
+
+@pytest.fixture
+def layout(tmp_path, originals):
+    """A disk of its own for the test; each layout is made once."""
+    folder, made = originals
+
+    def copy(name):
+        if name not in made:
+            path = folder / f"{len(made)}.img"
+            LAYOUTS[name][0](path)
+            made[name] = path
+        run("cp", "--sparse=always", made[name], tmp_path / "disk.img")
+        return tmp_path / "disk.img"
+
+    return copy
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_layout_gets_the_expected_decision(layout, name):
+    _, where, expected = LAYOUTS[name]
+    path = layout(name)
+    before = path.stat().st_mtime_ns
+    decision = decide(path, where)
+    assert path.stat().st_mtime_ns == before, "looking wrote something"
+    if isinstance(expected, str):
+        assert decision == expected
+    else:
+        assert not isinstance(decision, str), decision
+        assert {key: getattr(decision, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "lba_size", "where", "expected"),
+    [
+        (blank, 4096, AUTO, TAIL_START // 8),
+        (blank, 4096, GPT, GPT_START // 8),
+        (gpt_4096, 4096, AUTO, GPT_START // 8),
+        (gpt_4096, 4096, TAIL, "region-overlap"),
+        (gpt_4096, 512, AUTO, "gpt-damaged"),
+        (GPT_ROOM, 4096, AUTO, "gpt-damaged"),
+        (raw_parts(raw.intel, 4096), 4096, AUTO, "disk-claimed"),
+    ],
+)
+def test_sectors_of_4096_bytes(tmp_path, make, lba_size, where, expected):
+    path = tmp_path / "disk.img"
+    make(path)
+    decision = decide(path, where, lba_size)
+    assert (decision if isinstance(decision, str) else decision.first) == expected
+
+
+def test_a_table_of_other_sectors_is_hinted_at(tmp_path):
+    path = tmp_path / "disk.img"
+    gpt_4096(path)
+    with Disk(path) as disk:
+        assert "--lba-size 4096" in diskmap.look(disk).refusal.hint
+
+
+def test_signatures_are_named_in_refusals_and_contents_in_the_map(tmp_path):
+    path = tmp_path / "disk.img"
+    then(GPT_ROOM, mkfs_in(2048, 81920, "mkfs.ext4", "-q", "-L", "data"))(path)
+    with Disk(path) as disk:
+        found = diskmap.look(disk)
+    assert found.contents == {1: "ext4", 2: ""}
+    mkfs("mkfs.xfs", "-q", "-L", "stuff")(path)
+    with Disk(path) as disk:
+        refusal = diskmap.look(disk).refusal
+    assert "xfs 'stuff' (signature at byte 0)" in refusal.message
+
+
+# --- disks that the host's tools cannot open
+
+
+class Remote(Disk):
+    """A disk as one behind a board is: to be read through its methods alone."""
+
+    local = False
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_disk_that_is_not_local_gets_the_same_decision(layout, name):
+    _, where, _ = LAYOUTS[name]
+    path = layout(name)
+    lbas = [where] if isinstance(where, int) else []
+    with Disk(path) as disk, Remote(path) as remote:
+        assert diskmap.look(remote, lbas).pieces == diskmap.look(disk, lbas).pieces
+        refusals = [diskmap.look(one, lbas).refusal for one in (disk, remote)]
+    assert refusals[0] is refusals[1] is None or refusals[0].code == refusals[1].code
+
+
+# --- the tools
+
+
+def test_a_missing_tool_is_an_error_and_never_an_empty_disk(tmp_path, monkeypatch):
+    path = tmp_path / "disk.img"
+    mkfs("mkfs.ext4", "-q")(path)
+    monkeypatch.setattr(signatures.shutil, "which", lambda *_, **__: None)
+    with Disk(path) as disk, pytest.raises(LifeboatError) as caught:
+        diskmap.look(disk)
+    assert caught.value.code == "tool-missing"
+    assert "util-linux" in caught.value.hint
+
+
+@pytest.mark.parametrize("script", ["exit 1", "echo '{'", "echo '{\"signatures\": [{}]}'"])
+def test_a_tool_that_fails_is_an_error(tmp_path, monkeypatch, script):
+    path = tmp_path / "disk.img"
+    blank(path)
+    (tmp_path / "wipefs").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "wipefs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with Disk(path) as disk, pytest.raises(LifeboatError) as caught:
+        diskmap.look(disk)
+    assert caught.value.code == "probe"
+
+
+# --- what is made is right for others, too
+
+
+def listed(path):
+    return json.loads(run("sfdisk", "--json", path))["partitiontable"]
+
+
+@pytest.mark.parametrize(
+    ("make", "where"),
+    [
+        (blank, GPT),
+        (GPT_ROOM, AUTO),
+        (holes, AUTO),
+        (sgdisk(), AUTO),
+        (hybrid, AUTO),
+        (parted("mklabel", "gpt", "mkpart", "x", "1MiB", "9MiB"), AUTO),
+        (raw_parts(raw.gpt, [(LINUX, 2048, 4095)], count=256, note=b"later"), AUTO),
+    ],
+)
+def test_sgdisk_and_sfdisk_find_no_fault_with_the_table(tmp_path, make, where):
+    path = tmp_path / "disk.img"
+    make(path)
+    before = listed(path) if make is not blank else {"partitions": []}
+    own_region(where)(path)
+    assert "No problems found" in run("sgdisk", "--verify", path)
+    assert "No errors detected" in run("sfdisk", "--verify", path)
+    after = listed(path)
+    new = after["partitions"].pop()
+    assert after.get("partitions") == before.get("partitions", [])
+    assert (new["type"], new["name"]) == (OWN.upper(), "lifeboat")
+    assert new["size"] == REGION // 512
+    if make is not blank:
+        assert after["id"] == before["id"]
+
+
+def test_a_new_gpt_on_4096_byte_sectors_is_read_by_fdisk(tmp_path):
+    path = tmp_path / "disk.img"
+    blank(path)
+    with Disk(path, 4096, write=True) as disk:
+        place = reserve.choose(disk, diskmap.look(disk), GPT, REGION)
+        (header,) = region.new_headers(
+            [disk], [(place.first, place.sectors)], slots=2, need=1 << 20
+        )
+        reserve.carry_out(disk, place, header)
+    text = run("fdisk", "-b", "4096", "-l", "-o", "Start,Sectors,Type-UUID", path)
+    assert f"{place.first} {REGION // 4096} {OWN.upper()}" in " ".join(text.split())
+
+
+# --- and can be taken back
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, row in LAYOUTS.items() if not isinstance(row[2], str)]
+)
+def test_every_reservation_can_be_undone_to_the_byte(tmp_path, layout, name):
+    _, where, _ = LAYOUTS[name]
+    path, copy, file = layout(name), tmp_path / "before.img", tmp_path / "undo.json"
+    run("cp", "--sparse=always", path, copy)
+    with Disk(path, write=True) as disk:
+        place = reserve.choose(disk, diskmap.look(disk), where, REGION)
+        (header,) = region.new_headers(
+            [disk], [(place.first, place.sectors)], slots=2, need=1 << 20
+        )
+        undo.save(undo.take(disk, place, header), file)
+        reserve.carry_out(disk, place, header)
+        saved = undo.load(file)
+        found = diskmap.look(disk, [header.start_lba])
+        undo.restore(disk, saved, undo.assess(disk, found, saved))
+    run("cmp", path, copy)
