@@ -340,8 +340,12 @@ def _mixed(disk: Disk, part: Part) -> bool:
                 if start < end:
                     data = extent.content[start - extent.offset : end - extent.offset]
                     new[start - piece.offset : end - piece.offset] = data
-            if any(a not in (b, c) for a, b, c in zip(now, was, new)):
-                return False
+            for at in range(0, piece.size, UNIT):
+                unit = slice(at, at + UNIT)
+                if now[unit] not in (was[unit], new[unit]) and any(
+                    a not in (b, c) for a, b, c in zip(now[unit], was[unit], new[unit])
+                ):
+                    return False
     return True
 
 

@@ -34,7 +34,6 @@ from lifeboat_host import diskmap, region, reserve, signatures, undo
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import LifeboatError
 
-
 REGION = 4 << 20
 SECTORS = SIZE // 512
 AUTO, TAIL, GPT = reserve.AUTO, region.TAIL, region.GPT
