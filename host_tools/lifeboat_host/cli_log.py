@@ -175,8 +175,9 @@ def _summary(history: History) -> Iterator[tuple[str, str]]:
     first, last = history.sessions[0], history.sessions[-1]
     cycles = f"; {_span(history.cycles)} between the first and the last" if history.cycles else ""
     yield "sessions", f"{len(history.sessions)}, numbers {first.number} to {last.number}{cycles}"
-    repairs = sum(len(numbers) for numbers in history.repairs.values())
-    yield "repaired", f"{_plural(repairs, 'block')}, {len(history.repairs)} of them different"
+    repairs = sum(map(len, history.repairs.values()))
+    of_blocks = f"{_plural(repairs, 'repair')} of {_plural(len(history.repairs), 'block')}"
+    yield "repaired", of_blocks if repairs else "none"
     if history.repeated:
         yield "again", f"{_repeated(history)}: the flash wears out, or its supply is weak"
     good = history.last_good

@@ -259,9 +259,6 @@ def _stamp(entry: Entry) -> tuple[int, int]:
 
 
 def _is_same(session: Session, entries: Sequence[Entry]) -> bool:
-    begin = next((entry for entry in entries if entry.event == "power-on"), None)
-    if begin and session.begin:
-        return _stamp(begin) == _stamp(session.begin)
     stamps = {_stamp(event.entry) for event in session.events}
     return any(_stamp(entry) in stamps for entry in entries)
 

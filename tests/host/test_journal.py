@@ -116,6 +116,13 @@ def test_damaged_pages_are_named_and_the_others_count(disk_file):
     assert [e.number for e in found.entries] == list(range(63, 131))
 
 
+def test_of_two_entries_with_one_number_the_newer_page_counts(disk_file):
+    old, new = [entry(5, 2, b"found")], [entry(5, 3, b"lost")]
+    for pages in ([(1, old), (2, new)], [(2, new), (1, old)]):
+        found = read(disk_file([handmade.page(*page) for page in pages]))
+        assert [(e.session, e.event) for e in found.entries] == [(3, "lost")]
+
+
 def test_a_page_that_the_disk_does_not_give_is_named_and_the_others_count(disk_file):
     class Bad(Disk):
         def read(self, offset, size):
@@ -202,6 +209,13 @@ def test_what_only_a_later_member_tells_stands_in_its_place(disk_file):
     for rings in ((part, whole), (whole, part)):
         (session,) = journal.merge(members(disk_file, *rings)).sessions
         assert [e.entry.first for e in session.events] == [0, 7, 8, 9]
+
+
+def test_what_one_member_tells_twice_was_twice(disk_file):
+    ring = [boot(1, 1), damage(2, 1, 7), damage(3, 1, 8), damage(4, 1, 7)]
+    (session,) = journal.merge(members(disk_file, ring, ring)).sessions
+    assert [e.entry.first for e in session.events] == [0, 7, 8, 7]
+    assert all(len(e.disks) == 2 for e in session.events)
 
 
 def test_members_that_were_apart_keep_sessions_of_one_number_apart(disk_file):
@@ -361,6 +375,7 @@ def test_log_tells_people_what_happened(lifeboat, disk_file):
         "session 4 no clock RUN version 1.0 1 power cycle later",
         "0.700 s sata1: disk-timeout: the disk did not answer; check its power, then replace it",
         "sessions 4, numbers 1 to 4; 22 power cycles between the first and the last",
+        "repaired 2 repairs of 1 block",
         "again block 7 2 times: the flash wears out, or its supply is weak",
     ):
         assert line in lines
@@ -471,6 +486,20 @@ def test_log_reads_the_disks_of_a_connected_board(lifeboat, disk_file, monkeypat
     assert "sata1: member 1 of 2" in out
     lifeboat("log", "--port", "/dev/ttyX", "sata0")
     assert asked[1] == ("/dev/ttyX", ["sata0"], False)
+
+
+def test_log_stops_when_the_board_is_gone(lifeboat, disk_file, monkeypatch):
+    asked = []
+
+    class Gone(Disk):
+        def read(self, offset, size):
+            asked.append(self.path)
+            raise LifeboatError("link-timeout", "no answer from the board", "check the cable")
+
+    monkeypatch.setattr("lifeboat_host.cli_log.Disk", Gone)
+    code, _, err = lifeboat("log", *machine(disk_file))
+    assert (code, len(asked)) == (1, 1)
+    assert "no answer" in err and "check the cable" in err
 
 
 @pytest.mark.parametrize("suffix", ["svg", "html"])

@@ -123,6 +123,13 @@ def test_the_legend_explains_the_marks_that_occur():
     assert [label for label in texts(svg(few)) if label in meanings] == ["damaged"]
 
 
+@pytest.mark.parametrize("event", ["novelty", "source", "operation"])
+def test_an_event_of_a_later_version_is_marked_as_one(event):
+    drawn = texts(svg(history(boot(1), (1, 0, event, "", "somewhere", 0, 0))))
+    assert "of a later version" in drawn
+    assert "good copy came from here" not in drawn
+
+
 def test_a_block_that_rots_again_stands_out():
     root = svg(TOLD)
     assert "2\u00d7" in "\n".join(texts(root))
