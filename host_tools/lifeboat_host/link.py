@@ -9,6 +9,7 @@ Nothing here resets the board: what it did and knows is what one wants to look a
 from __future__ import annotations
 
 import ast
+import os
 import struct
 import time
 from collections.abc import Iterator
@@ -100,15 +101,14 @@ class _Wire:
     def write(self, data: bytes) -> None:
         self._port.write(data)
 
-    def settle(self) -> bool:
-        """Throw away what comes until nothing does; False: it did not stop."""
+    def settle(self) -> None:
+        """Throw away what comes until nothing does, or until it seems not to stop."""
         end = min(self.deadline, time.monotonic() + _NOISE_S)
         self._pending = b""
         self._wait(_SETTLE_S)
         while time.monotonic() < end:
             if not self._port.read(max(1, self._port.in_waiting)):
-                return True
-        return False
+                return
 
     def close(self) -> None:
         self._port.close()
@@ -267,15 +267,23 @@ class Link(AbstractContextManager["Link"]):
             end = self._wire.deadline
             while not self._in_step:
                 self._wire.deadline = end
-                transport.serial.write(b"\r\x03\x03")
-                quiet = self._wire.settle()
+                self._wire.write(b"\r\x03\x03")
+                self._wire.settle()
                 try:
                     self._wire.deadline = min(end, time.monotonic() + _ATTEMPT_S)
-                    transport.enter_raw_repl(soft_reset=False)
-                    self._in_step = quiet
-                except _Timeout:
+                    self._in_step = self._answers(transport)
+                except (_Timeout, TransportError, struct.error):
                     if time.monotonic() >= end:
-                        raise
+                        raise _Timeout from None
+
+    # Whether what comes is the answer to what was asked, and not to something earlier.
+    def _answers(self, transport: SerialTransport) -> bool:
+        token = os.urandom(4).hex()
+        transport.use_raw_paste = True
+        transport.enter_raw_repl(soft_reset=False)
+        transport.exec_raw_no_follow(f"print('{token}')")
+        said = self._wire.read_until(_END + _END)
+        return said == token.encode() + b"\r\n" + _END + _END
 
     # One place turns all that can go wrong on the line into our errors.
     @contextmanager
