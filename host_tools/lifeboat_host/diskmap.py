@@ -85,7 +85,8 @@ def look(disk: Disk, lbas: Iterable[int] = (), progress: Progress | None = None)
     """
     mbr = gpt.read_mbr(disk)
     table = gpt.read(disk, mbr)
-    partitions = _partitions(table, mbr)
+    sectors = disk.size // disk.lba_size
+    partitions = _partitions(table, mbr, sectors)
     ranges = [(part.first * disk.lba_size, (part.last + 1) * disk.lba_size) for part in partitions]
     with signatures.probe_path(disk, ranges, progress) as path:
         found = signatures.of_disk(disk, path, ranges)
@@ -106,7 +107,6 @@ def look(disk: Disk, lbas: Iterable[int] = (), progress: Progress | None = None)
     if kind == "none" and not claims and not ours:
         at = disk.first_nonzero(0, min(_HEAD, disk.size))
         unknown = None if at is None else at // disk.lba_size
-    sectors = disk.size // disk.lba_size
     pieces = _owned(sectors, kind, table, partitions, contents, claims, ours, refusal)
     return DiskMap(
         sectors=sectors,
@@ -123,9 +123,13 @@ def look(disk: Disk, lbas: Iterable[int] = (), progress: Progress | None = None)
     )
 
 
-def _partitions(table: Gpt | None, mbr: Mbr | None) -> tuple[Partition, ...]:
-    """All partitions; those of a hybrid MBR count where the GPT does not have them."""
-    found = list(table.copy.partitions) if table and table.copy else []
+def _partitions(table: Gpt | None, mbr: Mbr | None, sectors: int) -> tuple[Partition, ...]:
+    """All partitions; those of a hybrid MBR count where the GPT does not have them.
+
+    One that is not on the disk is left out: its GPT has a problem, and is refused for that.
+    """
+    inside = table.copy.partitions if table and table.copy else ()
+    found = [part for part in inside if part.first <= part.last < sectors]
     known = {(part.first, part.last) for part in found}
     number = max((part.number for part in found), default=0)
     for part in mbr.partitions if mbr else ():

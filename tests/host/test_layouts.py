@@ -173,6 +173,12 @@ LAYOUTS = {
     "GPT, partitions overlap": (
         raw_parts(raw.gpt, [(LINUX, 2048, 4095), (LINUX, 4000, 8191)]), AUTO, "gpt-damaged",
     ),
+    "GPT, partition beyond the disk": (
+        raw_parts(raw.gpt, [(LINUX, 2048, 1 << 62)]), AUTO, "gpt-damaged",
+    ),
+    "GPT, partition ends before it starts": (
+        raw_parts(raw.gpt, [(LINUX, 4096, 4095)]), AUTO, "gpt-damaged",
+    ),
     "GPT, disk has grown": (then(GPT_ROOM, grown), AUTO, "gpt-damaged"),
     "GPT, damaged, explicit LBA": (
         then(GPT_ROOM, garbage((-512, 100))), 300 * MIB, "gpt-damaged",
