@@ -54,7 +54,7 @@ def heading(session: Session) -> str:
 def told(event: Event, history: History) -> str:
     """What the event says and asks for, when in its session it was, and who tells of it."""
     phase = "at power-on" if event.entry.phase == journal.AT_POWER_ON else "in operation"
-    parts = [phase, journal.uptime(event.entry), history.only(event)]
+    parts = [phase, journal.moment(event.entry), history.only(event)]
     moment = ", ".join(part for part in parts if part)
     return f"{journal.explain(event.entry)} ({moment})"
 

@@ -162,7 +162,7 @@ def _span(span: tuple[int, int]) -> str:
 def _repeated(history: History) -> str:
     """The blocks that were repaired most often, a few of them."""
     most = sorted(history.repeated.items(), key=lambda item: -len(item[1]))
-    parts = [f"block {block} {len(numbers)} times" for block, numbers in most[:_REPEATED]]
+    parts = [f"block {block} ({len(numbers)} times)" for block, numbers in most[:_REPEATED]]
     more = len(most) - len(parts)
     return ", ".join(parts) + (f" and {_plural(more, 'other')}" if more else "")
 
@@ -234,7 +234,7 @@ def _events(history: History, session: Session) -> Iterator[str]:
         if entry.phase != phase:
             phase = entry.phase
             yield "  at power-on" if phase == journal.AT_POWER_ON else "  in operation"
-        line = f"    {journal.uptime(entry):>11}  {journal.explain(entry)}"
+        line = f"    {journal.moment(entry):>11}  {journal.explain(entry)}"
         only = history.only(event)
         yield f"{line}  [{only}]" if only else line
 

@@ -30,6 +30,7 @@ SLOT_SIZE_MIN = BLOCKS_OFFSET + UNIT
 TAIL_UNITS = 2
 SPARE_MIN = 131072  # left after the slots by `lifeboat region create`
 GENERATION_MAX = 0xFFFFFFEF
+SERIAL_MAX = 0xFFFFFFEF
 PAGE_ENTRIES = 62  # most in a page of the journal
 PARTITION_TYPE = "183690C2-8509-4DAE-A160-C2B9CF3B0828"
 
@@ -46,7 +47,7 @@ class Layout:
     A field of 1, 2, 4 or 8 bytes is an integer unless it is listed in `raw`; `text` fields are
     UTF-8 padded with zeros; all others are bytes. Gaps and `reserved` fields are zeros.
     minor: the version that is written. strict: a text that does not keep the rules is an error;
-    else it is cut when written, and shown as well as it can be when read.
+    else it is cut and made ASCII when written, and shown as well as it can be when read.
     """
 
     def __init__(
@@ -82,8 +83,7 @@ class Layout:
                     raise self.broken(field, f"{value} does not fit {size} bytes")
                 data = int(value).to_bytes(size, "little")
             else:
-                data = value.encode() if field in self.text else bytes(value)
-                data = data if self.strict else data[:size]
+                data = self._bytes(value, size) if field in self.text else bytes(value)
                 if len(data) > size:
                     raise self.broken(field, f"{len(data)} bytes, the field holds {size}")
             out[offset : offset + len(data)] = data
@@ -102,6 +102,9 @@ class Layout:
                 is_int = self._is_int(size, field)
                 values[field] = int.from_bytes(part, "little") if is_int else part
         return values
+
+    def _bytes(self, text: str, size: int) -> bytes:
+        return text.encode() if self.strict else text.encode("ascii", "replace")[:size]
 
     def _text(self, field: str, part: bytes) -> str:
         if not self.strict:
@@ -690,6 +693,8 @@ def parse_page(data: Buffer, region: RegionHeader) -> Page:
     fields = JOURNAL.unpack(data)
     if fields["region_id"] != region.region_id:
         raise JOURNAL.broken("region_id", "the page is of another region")
+    if not 1 <= fields["serial"] <= SERIAL_MAX:
+        raise JOURNAL.broken("serial", f"{fields['serial']} is not allowed")
     if not 1 <= fields["entry_count"] <= PAGE_ENTRIES:
         raise JOURNAL.broken("entry_count", f"{fields['entry_count']} is not allowed")
     end = JOURNAL.size + fields["entry_count"] * ENTRY.size

@@ -296,8 +296,13 @@ def when(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def uptime(entry: Entry) -> str:
-    """How long the board had been on, for people."""
+def moment(entry: Entry) -> str:
+    """When in its session the entry was written, for people.
+
+    In operation the clock tells more: the time since power-on begins anew every 12 days.
+    """
+    if entry.phase != AT_POWER_ON and entry.time:
+        return when(entry.time)
     seconds = entry.uptime / 1000
     if seconds < 60:
         return f"{seconds:.3f} s"

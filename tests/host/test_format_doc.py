@@ -64,6 +64,8 @@ def test_the_host_tools_have_the_constants_of_the_page():
     assert f"block `i` of the code at {formats.BLOCKS_OFFSET} + " in page
     assert f"at least {formats.SLOT_SIZE_MIN} |" in page
     assert f"1 to 0x{formats.GENERATION_MAX:X};" in page
+    assert f"| serial | 1 to 0x{formats.SERIAL_MAX:X}," in page
+    assert f"| entry_count | 1 to {formats.PAGE_ENTRIES} |" in page
     assert "; ".join(f"{i}: {kind}" for i, kind in enumerate(formats.KINDS)) in page
 
 

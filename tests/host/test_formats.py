@@ -349,6 +349,10 @@ def test_a_page_of_the_journal_is_read_and_written_as_documented():
     assert formats.pack_page(page, parse_region(handmade.region())) == raw
 
 
+def test_the_highest_serial_is_read():
+    assert parse_page(handmade.page(0xFFFFFFEF, ENTRIES)).serial == 0xFFFFFFEF
+
+
 def test_a_full_page_is_read_and_written():
     raw = handmade.page(1, [handmade.entry(n, 1, b"found") for n in range(1, 63)])
     page = parse_page(raw)
@@ -362,13 +366,17 @@ def test_a_full_page_is_read_and_written():
         ({"patch": [(0, b"X")]}, "journal-magic"),
         ({"patch": [(8, b"\x02")]}, "journal-version"),
         ({"region_id": bytes(16)}, "journal-field"),
+        ({"serial": 0}, "journal-field"),
+        ({"serial": 0xFFFFFFF0}, "journal-field"),
         ({"count": 0}, "journal-field"),
         ({"count": 63}, "journal-field"),
         ({"count": 0xFFFFFFFF}, "journal-field"),
     ],
 )
 def test_a_page_that_breaks_a_rule_does_not_count(changes, expected):
-    assert code(parse_page, handmade.page(5, ENTRIES, **changes)) == expected
+    assert (
+        code(parse_page, handmade.page(changes.pop("serial", 5), ENTRIES, **changes)) == expected
+    )
 
 
 def test_every_flipped_bit_and_every_tear_of_a_page_is_noticed():
@@ -389,8 +397,8 @@ def test_texts_of_entries_are_shown_as_well_as_they_can_be():
     assert (entry.event, entry.code, entry.where) == ("\ufffd\ufffd", "a\ufffd[31m", "x")
 
 
-def test_texts_of_entries_are_cut_to_their_fields():
-    long = formats.Entry(1, 1, 0, 0, 0, "e" * 12, "c" * 17, "w" * 13, 0, 0)
+def test_texts_of_entries_are_cut_to_their_fields_and_ascii():
+    long = formats.Entry(1, 1, 0, 0, 0, "e" * 12, "\xe4" + "c" * 17, "w" * 13, 0, 0)
     header = parse_region(handmade.region())
     (entry,) = parse_page(formats.pack_page(formats.Page(1, (long,)), header)).entries
-    assert (entry.event, entry.code, entry.where) == ("e" * 11, "c" * 16, "w" * 12)
+    assert (entry.event, entry.code, entry.where) == ("e" * 11, "?" + "c" * 15, "w" * 12)

@@ -14,7 +14,7 @@ from handmade import entry
 
 import lifeboat as firmware
 from fakes import board as sim
-from lifeboat_host import journal, reasons, region
+from lifeboat_host import formats, journal, reasons, region
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import LifeboatError
 
@@ -330,6 +330,21 @@ def test_each_event_is_told_in_plain_words(disk_file):
     ]
 
 
+@pytest.mark.parametrize(
+    ("up", "time", "phase", "expected"),
+    [
+        (412, 0, 0, "0.412 s"),
+        (412, NOON, 0, "0.412 s"),
+        (61000, 0, 1, "1 min 1 s"),
+        (5400000, 0, 1, "1 h 30 min"),
+        (5400000, NOON, 1, "2025-11-20 12:00:00 UTC"),
+    ],
+)
+def test_the_moment_of_an_event_is_told_by_the_clock_that_serves_best(up, time, phase, expected):
+    told = formats.Entry(1, 1, time, up, phase, "found", "", "flash", 7, 1)
+    assert journal.moment(told) == expected
+
+
 def test_the_advice_is_the_handbooks():
     page = Path(__file__).parents[2] / "docs" / "operations.md"
     section = page.read_text().split("## Reason codes")[1].split("\n## ")[0]
@@ -371,12 +386,12 @@ def test_log_tells_people_what_happened(lifeboat, disk_file):
         "at power-on",
         "0.500 s flash: block 7 repaired from sata0",
         "in operation",
-        "1 h 30 min flash: block 7 damaged",
+        "2025-11-23 12:00:00 UTC flash: block 7 damaged",
         "session 4 no clock RUN version 1.0 1 power cycle later",
         "0.700 s sata1: disk-timeout: the disk did not answer; check its power, then replace it",
         "sessions 4, numbers 1 to 4; 22 power cycles between the first and the last",
         "repaired 2 repairs of 1 block",
-        "again block 7 2 times: the flash wears out, or its supply is weak",
+        "again block 7 (2 times): the flash wears out, or its supply is weak",
     ):
         assert line in lines
     assert out.count("block 7 repaired") == 2  # not once for each member
@@ -457,6 +472,12 @@ def test_log_names_torn_pages(lifeboat, disk_file):
 @pytest.mark.parametrize("arguments", [[], ["--picture", "x.png", "disk"], ["--lba", "x", "disk"]])
 def test_log_refuses_wrong_usage(lifeboat, arguments):
     assert lifeboat("log", *arguments)[0] == 2
+
+
+def test_log_has_help_with_examples(lifeboat):
+    code, out, _ = lifeboat("log", "--help")
+    assert code == 0
+    assert "lifeboat log --port" in out and "exit codes" in out
 
 
 def test_log_finds_a_region_at_an_lba(lifeboat, disk_file):
