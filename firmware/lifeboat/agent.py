@@ -31,6 +31,7 @@ from .errors import LifeboatError
 from .kernels import crc32
 from .manifest import MAX_SIZE, Manifest
 from .recovery import Copy
+from .region import UNIT
 from .report import Report
 
 PROTOCOL = const(1)
@@ -301,6 +302,44 @@ class Agent:
         """Reset the board; does not return."""
         machine.reset()
 
+    # For a person at the REPL, or with mpremote
+
+    def show(self):
+        """Print which blocks are damaged: of the code in flash, and of every backup copy."""
+        try:
+            about = self.code()
+            self._tell("code", about, self.compare(0, about["blocks"]))
+        except LifeboatError as error:
+            print("code: none,", error.code)
+        for member in self.members()["members"]:
+            print(member["disk"], member["state"])
+            for copy in member["copies"]:
+                where = "%s slot %d" % (member["disk"], copy["slot"])
+                if "error" in copy:
+                    print(where, copy["error"])
+                    continue
+                bad = self.check_copy(member["disk"], copy["slot"], 0, copy["blocks"])
+                self._tell(where, copy, bad)
+
+    @staticmethod
+    def _tell(where, about, bad):
+        print(
+            "%s %s (%s): %d damaged of %d blocks"
+            % (where, about["version"], about["build"], len(bad), about["blocks"]),
+            bad or "",
+        )
+
+    def log(self):
+        """Print the journal of every member: session, event, code, where, first, count."""
+        from .journal import entries
+
+        self.members()
+        for member in self._members:
+            if member.usable and member.region.journal_pages:
+                print(member.name)
+                for entry in entries(member.region, bytearray(UNIT)):
+                    print(" ", entry[1], *map(_printable, entry[5:8]), *entry[8:])
+
     # Disks, for a person's partitioning session
 
     # To start a board's disks anew would take them from under those who use them already.
@@ -471,6 +510,11 @@ class Agent:
             self._line.read(ack)
             if ack != b"+":
                 raise ValueError("line")
+
+
+# What stands on a disk is anybody's.
+def _printable(text):
+    return "".join(chr(c) if 32 < c < 127 else "?" for c in text.rstrip(b"\0")) or "-"
 
 
 # A number of 12 bits, out of two printable characters.

@@ -125,6 +125,21 @@ class _Journal:
             raise LifeboatError("disk-lies", "journal")
 
 
+def entries(region, page):
+    """Return what the journal of a region tells, oldest first, as tuples of ENTRY's fields.
+
+    page: scratch of UNIT bytes. Raises OSError as the disk does.
+    """
+    journal = _Journal(region, page)
+    found = {}
+    for i in range(region.journal_pages):
+        if journal._read(i, page):
+            for at in range(_SIZE, _SIZE * (unpack_from("<I", page, 32)[0] + 1), _SIZE):
+                entry = unpack_from(ENTRY, page, at)
+                found[entry[0]] = entry
+    return [found[number] for number in sorted(found)]
+
+
 # The entries of a power-on: event, code, where, first, count.
 def _entries(data):
     for first, count in data["bad"]:

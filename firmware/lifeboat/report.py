@@ -79,7 +79,7 @@ class Report:
     def missing(self, index, members):
         """Note that member index of a set is absent."""
         self.data["members"].append({"disk": None, "state": "missing", "generation": None})
-        self.reason("member-missing", "member %d of %d" % (index + 1, members))
+        self.reason("member-missing", "member %d/%d" % (index + 1, members))
 
     def repaired(self, block, disk):
         """Note that a block was written into flash from a disk."""

@@ -420,7 +420,8 @@ class Port:
         assert self._word(self._list + 12) == 0, "no 64-bit addresses here"
         fis = bytes(self._memory(table, 64))
         assert fis[:2] == b"\x27\x80", "no command FIS"
-        assert fis[3] == fis[11] == 0 and not any(fis[14:20]), "features, control or reserved"
+        assert fis[3] == (0xD0 if fis[2] == Disk.SMART else 0), "features"
+        assert fis[11] == 0 and not any(fis[14:20]), "control or reserved"
         pieces = []
         for i in range(header >> 16):
             at = table + 0x80 + 16 * i
@@ -447,7 +448,7 @@ class Port:
         done = 0
         if not fatal and not status & (ERR | DF):
             status, error, done = self.disk.execute(command, self._memory)
-        self._is |= outcome.interrupts | (_PSS if command.code == Disk.IDENTIFY else _DHRS)
+        self._is |= outcome.interrupts | (_PSS if command.code in Disk.PIO else _DHRS)
         if status & ERR:
             self._is |= TFES
         self._serr |= outcome.serr
@@ -468,10 +469,11 @@ class Disk:
     """A SATA disk. sectors: sparse content, LBA -> bytes.
 
     lba48, flush_ext: whether it has the 48-bit commands. words: IDENTIFY words to change after the
-    checksum was made. checksum: False for a disk from before there was one.
+    checksum was made. checksum: False for a disk from before there was one. power_cycles: its
+    SMART attribute 12; None: it has no SMART.
     """
 
-    IDENTIFY = 0xEC
+    IDENTIFY, SMART = PIO = (0xEC, 0xB0)
     READ, WRITE, FLUSH = 0xC8, 0xCA, 0xE7
     READ_EXT, WRITE_EXT, FLUSH_EXT = EXT = (0x25, 0x35, 0xEA)
 
@@ -486,6 +488,7 @@ class Disk:
         self.spin_up_ms = 50
         self.words = {}
         self.checksum = True
+        self.power_cycles = None
         self.sectors = {}
 
     def execute(self, command, memory):
@@ -493,6 +496,9 @@ class Disk:
         code = command.code
         if code == self.IDENTIFY:
             return self._transfer(command, memory, self._identify())
+        if code == self.SMART and self.power_cycles is not None:
+            assert command.lba == 0xC24F00, "SMART's signature"
+            return self._transfer(command, memory, self._attributes())
         if code in (self.READ_EXT, self.WRITE_EXT) and self.lba48:
             return self._move(command, memory, command.count or 65536)
         if code in (self.READ, self.WRITE):
@@ -527,6 +533,15 @@ class Disk:
             done += n
         return DRDY, 0, done
 
+    # SFF-8035i: a revision, 30 attributes of 12 bytes (id, flags, value, worst, raw), ..., checksum
+    def _attributes(self):
+        data = bytearray(512)
+        for i, (number, raw) in enumerate(((1, 7), (9, 1000), (12, self.power_cycles))):
+            at = 2 + 12 * i
+            data[at], data[at + 5 : at + 9] = number, raw.to_bytes(4, "little")
+        data[511] = -sum(data) & 0xFF
+        return bytes(data)
+
     # ATA8-ACS 7.16.7
     def _identify(self):
         words = [0] * 256
@@ -539,6 +554,8 @@ class Disk:
         words[83] = 0x4000 | self.lba48 << 10 | 1 << 12 | self.flush_ext << 13
         if self.lba48:
             words[100:104] = (self.count >> 16 * i & 0xFFFF for i in range(4))
+        words[85] = self.power_cycles is not None
+        words[87] = 0x4000
         words[106] = 0x4000
         if self.size != 512:
             words[106] |= 0x1000

@@ -97,6 +97,9 @@ _SLICE_MS = const(1)  # how often a running command is looked at for errors
 
 # ATA commands.
 _IDENTIFY = const(0xEC)
+_SMART_READ_DATA = const(0xD0B0)  # with the subcommand in the features byte
+_SMART_LBA = const(0xC24F00)
+_POWER_CYCLES = const(12)
 _READ_DMA = const(0xC8)
 _READ_DMA_EXT = const(0x25)
 _WRITE_DMA = const(0xCA)
@@ -232,6 +235,24 @@ class AHCIDisk:
             return self._size
         if op == 6:
             return 0
+
+    # The disk's own count of power cycles, 0 when it does not tell: attribute 12 of SMART READ DATA
+    # (ATA8-ACS, SMART feature set; the attributes' layout is that of SFF-8035i).
+    def power_cycles(self):
+        self._check()
+        data = bytearray(512)
+        if self._smart:
+            try:
+                self._command(
+                    _SMART_READ_DATA, _SMART_LBA, 0, addressof(data), 512, False, _COMMAND_MS
+                )
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+        for at in range(2, 362, 12):
+            if data[at] == _POWER_CYCLES and not sum(data) & 0xFF:
+                return int.from_bytes(data[at + 5 : at + 9], "little")
+        return 0
 
     def _transfer(self, write, n, buf, offset):
         self._check()
@@ -387,6 +408,7 @@ class AHCIDisk:
         commands = _word(data, 83) if _word(data, 83) >> 14 == 1 else 0
         self._lba48 = bool(commands & 0x0400)
         self._flush_ext = bool(commands & 0x2000)
+        self._smart = _word(data, 87) >> 14 == 1 and _word(data, 85) & 1
         first, words = (100, 4) if self._lba48 else (60, 2)
         self._blocks = 0
         for i in range(words):

@@ -281,6 +281,26 @@ def test_identify_names_the_disk(connect):
     assert (device.ioctl(4, 0), device.ioctl(5, 0)) == (123456, 512)
 
 
+def test_the_disks_own_count_of_power_cycles_is_read(ready):
+    disk = Disk()
+    disk.power_cycles = 0x01020304
+    device, port = ready(disk)
+    assert device.power_cycles() == 0x01020304
+    assert port.commands[-1].code == 0xB0
+
+
+def test_a_disk_that_does_not_count_power_cycles_stays_in_use(ready):
+    device, port = ready(Disk())
+    assert device.power_cycles() == 0 and not port.commands
+    # It has SMART, but refuses: the command has ended, and so has nothing else.
+    disk = Disk()
+    disk.power_cycles = 5
+    device, port = ready(disk)
+    disk.power_cycles = None
+    assert device.power_cycles() == 0
+    works(device)
+
+
 def test_identify_with_a_bad_checksum_is_refused(connect):
     disk = Disk()
     disk.words = {60: 0x1234}

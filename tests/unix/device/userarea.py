@@ -1,6 +1,5 @@
 """Real file systems on region.user_area(), and what is left of the region afterwards."""
 
-import os
 import vfs
 
 from fakes import board as sim
