@@ -533,7 +533,7 @@ class Disk:
             done += n
         return DRDY, 0, done
 
-    # SFF-8035i: a revision, 30 attributes of 12 bytes (id, flags, value, worst, raw), ..., checksum
+    # SFF-8035i: a revision, 30 attributes of 12 bytes (id, flags, value, worst, raw), a checksum
     def _attributes(self):
         data = bytearray(512)
         for i, (number, raw) in enumerate(((1, 7), (9, 1000), (12, self.power_cycles))):

@@ -185,7 +185,7 @@ def test_among_equal_sets_the_one_with_the_newest_copy_is_home():
 def test_a_missing_member_is_named_by_its_number():
     drives = backed_up(3)
     _, report = run([drives[0], drives[2]])
-    assert ["member-missing", "member 2 of 3", ""] in report.data["reasons"]
+    assert ["member-missing", "member 2/3", ""] in report.data["reasons"]
     assert report.data["members"] == [{"disk": None, "state": "missing", "generation": None}]
 
 

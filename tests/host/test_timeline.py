@@ -31,7 +31,7 @@ TOLD = history(
     boot(2, cycles=15),
     (2, 0, "found", "", "flash", 7, 1),
     (2, 0, "repaired", "", "sata0", 7, 1),
-    (2, 0, "reason", "member-missing", "member 2 of", 0, 0),
+    (2, 0, "reason", "member-missing", "member 2/2", 0, 0),
     (2, 1, "found", "", "flash", 7, 2),
     (2, 1, "repaired", "", "sata0", 7, 2),
     (2, 1, "changed", "restart", "app", 7, 2),

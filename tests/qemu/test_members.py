@@ -69,7 +69,7 @@ def test_one_disk_pulled(rig8):
     flip(rig8, 1)
     report = rig8.heal(drives=[None, rig8.drives[1]])
     assert report["repaired"] == [[1, 1, "sata1"]]
-    assert ["member-missing", "member 1 of 2", ""] in report["reasons"]
+    assert ["member-missing", "member 1/2", ""] in report["reasons"]
     assert states(report) == ["level", "missing"]
 
 

@@ -236,7 +236,7 @@ class AHCIDisk:
         if op == 6:
             return 0
 
-    # The disk's own count of power cycles, 0 when it does not tell: attribute 12 of SMART READ DATA
+    # The disk's own count of power cycles, 0 when it tells none: attribute 12 of SMART READ DATA
     # (ATA8-ACS, SMART feature set; the attributes' layout is that of SFF-8035i).
     def power_cycles(self):
         self._check()
@@ -247,7 +247,7 @@ class AHCIDisk:
                     _SMART_READ_DATA, _SMART_LBA, 0, addressof(data), 512, False, _COMMAND_MS
                 )
             except OSError as error:
-                if error.errno != errno.EIO:
+                if error.args[0] != errno.EIO:
                     raise
         for at in range(2, 362, 12):
             if data[at] == _POWER_CYCLES and not sum(data) & 0xFF:
