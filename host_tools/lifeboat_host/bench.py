@@ -32,6 +32,9 @@ _DISK = 256 * _MB
 # Where the code's size does not matter. Its inspection takes longer than empty SATA ports need to
 # be told from slow disks, so that no power-on waits for them.
 _SMALL_CODE = 8 * _MB
+
+# Modules that a board may leave out: power-on does without them.
+_EXTRAS = ("partitioning", "journal", "scrub", "agent")
 _WIDTH = 134  # of the table, also where the terminal is narrower
 _TIMEOUT = 300  # seconds for one measurement on the board
 
@@ -475,7 +478,9 @@ def module_sizes(plan: Plan) -> dict[str, int]:
         names.extend(files)
 
     drivers = f"{plan.drivers} {plan.bus}"
-    options = SimpleNamespace(defaults=lambda **_: None, arch="rv32", drivers=drivers)
+    options = SimpleNamespace(
+        defaults=lambda **_: None, arch="rv32", drivers=drivers, extras=" ".join(_EXTRAS)
+    )
     code = compile((firmware / "manifest.py").read_text(), "manifest.py", "exec")
     exec(code, {"options": options, "package": package})
     return {name: _mpy_size(firmware / "lifeboat" / name) for name in names}
@@ -496,13 +501,16 @@ def _mpy_size(source: Path) -> int:
 
 
 def size_rows(plan: Plan, modules: dict[str, int]) -> Iterator[Row]:
-    """Core, kernels, one flash and one disk driver; a bus that both need is a row of its own."""
+    """Core, kernels, one flash and one disk driver; rows of their own: a bus that both drivers
+    need, and what power-on can do without."""
     bus = sum(modules[f"drivers/{name}.py"] for name in plan.bus.split())
-    total = sum(modules.values()) - bus
-    note = "without the bus" if bus else ""
-    yield Row("size", "frozen size, all modules", "KB", total / _KB, limit=40, note=note)
+    extras = sum(modules[f"{name}.py"] for name in _EXTRAS)
+    total = sum(modules.values()) - bus - extras
+    yield Row("size", "frozen size, core and drivers", "KB", total / _KB, limit=40)
     if bus:
         yield Row("size, bus", "frozen size, the bus", "KB", bus / _KB)
+    note = ", ".join(_EXTRAS)
+    yield Row("size, extras", "frozen size, extras", "KB", extras / _KB, note=note)
 
 
 # --- the command ---------------------------------------------------------------------------
