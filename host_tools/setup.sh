@@ -96,7 +96,7 @@ make_in() {
         PYTHON="$(realpath -s --relative-to="$dir" "$LIFEBOAT_CACHE/venv/bin/python3")" "$@"
 }
 
-# ---- packages, arm_packages ----
+# ---- packages, arm_packages, test_packages ----
 
 PACKAGES=packages.txt
 
@@ -181,6 +181,31 @@ arm_packages_do() (
 
 arm_packages_hint() (
     PACKAGES=packages-arm.txt
+    packages_hint
+)
+
+# Partitioning tools and file systems, to make what tests of the disk map look at.
+test_packages_text() (
+    PACKAGES=packages-test.txt
+    packages_text
+)
+
+test_packages_key() {
+    :
+}
+
+test_packages_there() (
+    PACKAGES=packages-test.txt
+    packages_there
+)
+
+test_packages_do() (
+    PACKAGES=packages-test.txt
+    packages_do
+)
+
+test_packages_hint() (
+    PACKAGES=packages-test.txt
     packages_hint
 )
 
