@@ -254,7 +254,8 @@ def _consequences(proposal: Proposal) -> list[str]:
     size = diskpicture.size_text(place.sectors * disk.lba_size)
     lines = [f"  LBA {place.first} to {place.last} ({size}) would be the region: {place.how}"]
     if place.table:
-        lines.append("  the partition table is changed, both copies")
+        what = "is changed" if proposal.found.gpt else "is made"
+        lines.append(f"  the partition table {what}, both copies of it")
     if place.used:
         lines.append(
             f"  LBA {place.used[0]}-{place.used[1]} are not zero and not recognised: "

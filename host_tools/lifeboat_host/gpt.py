@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import uuid
 from collections.abc import Sequence
@@ -342,7 +341,7 @@ def new_table(disk: Disk, type_guid: str, unique: str, first: int, last: int, na
     lba_size, sectors = disk.lba_size, disk.size // disk.lba_size
     usable_first, usable_last = new_usable(disk)
     entries = _entry(type_guid, unique, first, last, name).ljust(_NEW_ENTRIES * _ENTRY.size, b"\0")
-    guid = os.urandom(16)
+    guid = uuid.uuid4().bytes_le
     copies = []
     for own, other, at in ((sectors - 1, 1, usable_last + 1), (1, sectors - 1, 2)):
         sector = bytearray(lba_size)

@@ -5,6 +5,7 @@ need no more than a file.
 """
 
 import json
+import subprocess
 
 import layouts_raw as raw
 import pytest
@@ -27,9 +28,11 @@ from layouts import (
     sfdisk,
     sgdisk,
     then,
+    tool,
     zeroed,
 )
 
+from lifeboat import region as firmware_region
 from lifeboat_host import diskmap, region, reserve, signatures, undo
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import LifeboatError
@@ -485,13 +488,49 @@ def test_a_new_gpt_on_4096_byte_sectors_is_read_by_fdisk(tmp_path):
     assert f"{place.first} {REGION // 4096} {OWN.upper()}" in " ".join(text.split())
 
 
-# --- and can be taken back
+def test_a_block_device_is_reserved_and_given_back(tmp_path, lifeboat):
+    path, undo_file = tmp_path / "disk.img", tmp_path / "undo.json"
+    blank(path)
+    attach = [tool("losetup"), "--find", "--show", "--sector-size", "4096", str(path)]
+    attached = subprocess.run(attach, capture_output=True, text=True, check=False)
+    if attached.returncode:
+        pytest.skip(f"needs root and loop devices: {attached.stderr.strip()}")
+    device = attached.stdout.strip()
+    try:
+        numbers = ["--size", str(REGION), "--gpt", "--undo", undo_file, "--yes"]
+        assert lifeboat("region", "create", device, *numbers)[0] == 0
+        assert "No problems found" in run("sgdisk", "--verify", device)
+        assert "No errors detected" in run("sfdisk", "--verify", device)
+        (part,) = listed(device)["partitions"]
+        assert (part["start"], part["size"]) == (GPT_START // 8, REGION // 4096)
+        assert lifeboat("region", "remove", device, "--undo", undo_file, "--yes")[0] == 0
+    finally:
+        run("losetup", "--detach", device)
+    with Disk(path) as disk:
+        assert disk.first_nonzero(0, SIZE) is None
+
+
+# --- a board finds it, and it can be taken back
+
+
+class BoardsView:
+    """The disk as a MicroPython block device that only reads."""
+
+    def __init__(self, path):
+        self.file = open(path, "rb")
+
+    def readblocks(self, block, buf):
+        self.file.seek(block * 512)
+        buf[:] = self.file.read(len(buf))
+
+    def ioctl(self, op, arg):
+        return {4: SIZE // 512, 5: 512}.get(op, 0)
 
 
 @pytest.mark.parametrize(
     "name", [name for name, row in LAYOUTS.items() if not isinstance(row[2], str)]
 )
-def test_every_reservation_can_be_undone_to_the_byte(tmp_path, layout, name):
+def test_a_board_finds_every_reservation_and_it_can_be_undone_to_the_byte(tmp_path, layout, name):
     _, where, _ = LAYOUTS[name]
     path, copy, file = layout(name), tmp_path / "before.img", tmp_path / "undo.json"
     run("cp", "--sparse=always", path, copy)
@@ -502,6 +541,10 @@ def test_every_reservation_can_be_undone_to_the_byte(tmp_path, layout, name):
         )
         undo.save(undo.take(disk, place, header), file)
         reserve.carry_out(disk, place, header)
+        lbas = [where] if isinstance(where, int) else []
+        there = firmware_region.find(BoardsView(path), lbas)
+        assert (there.start, there.sectors) == (place.first, place.sectors)
+        assert there.journal_pages == 32
         saved = undo.load(file)
         found = diskmap.look(disk, [header.start_lba])
         undo.restore(disk, saved, undo.assess(disk, found, saved))
