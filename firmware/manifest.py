@@ -7,8 +7,8 @@
 #           "": plain bytecode
 # drivers   names of the modules in lifeboat/drivers that the board uses, separated by blanks
 # extras    what power-on can do without: "partitioning" makes regions at the board's REPL,
-#           "journal" keeps a log in the regions, "scrub" inspects during operation, "agent" lets
-#           `lifeboat provision` and its friends talk to the board
+#           "journal" keeps a log in the regions, "scrub" inspects during operation, "agent
+#           line" let `lifeboat provision` and its friends talk to the board
 options.defaults(arch="", drivers="", extras="")
 
 _CORE = (

@@ -4,7 +4,7 @@ include(
     "$(PORT_DIR)/../../firmware/manifest.py",
     arch="rv32",
     drivers="cfi ahci",
-    extras="partitioning journal scrub agent",
+    extras="partitioning journal scrub agent line",
 )
 freeze("$(BOARD_DIR)", "board.py")
 freeze("$(BOARD_DIR)/..", "_boot.py")

@@ -12,15 +12,10 @@ a 0x03: Ctrl-C stops whatever the board waits for, at any time.
 """
 
 import json
-import select
-import sys
 from errno import EIO
-from io import BytesIO
 from struct import unpack
 
-import deflate
 import machine
-import micropython
 from micropython import const
 
 from . import boot
@@ -28,48 +23,13 @@ from .blockdev import INIT, SYNC, Checked, Scratch, Window, geometry
 from .checking import check, choose_home, disk_error, survey
 from .codeflash import CodeFlash
 from .errors import LifeboatError
-from .kernels import crc32
+from .line import FRAME, FRAMES, PIECE, WINDOW, Line
 from .manifest import MAX_SIZE, Manifest
 from .recovery import Copy
 from .region import UNIT
 from .report import Report
 
 PROTOCOL = const(1)
-PIECE = const(2048)  # bytes that are acknowledged at a time
-WINDOW = const(3)  # pieces that may be under way; the console must have room for them
-FRAME = const(8192)  # bytes of a disk that are sent at a time
-FRAMES = const(3)  # frames that may be under way: a pty holds 64 KB
-
-_CTRL_C = const(3)
-_QUIET_MS = const(100)
-_WBITS = const(8)  # compresses nearly as well as more, and much faster
-
-
-class Line:
-    """The console as a line for bytes. Ctrl-C interrupts reading, and nothing else."""
-
-    def __init__(self):
-        self._in = sys.stdin.buffer
-        self.write = sys.stdout.buffer.write
-        self._poll = select.poll()
-        self._poll.register(sys.stdin, select.POLLIN)
-
-    def guard(self, on):
-        """Keep Ctrl-C from interrupting, or let it."""
-        micropython.kbd_intr(-1 if on else _CTRL_C)
-
-    def read(self, buf):
-        """Fill buf."""
-        self.guard(False)
-        try:
-            self._in.readinto(buf)
-        finally:
-            self.guard(True)
-
-    def drain(self):
-        """Throw away what is still coming in, so that the REPL does not take it for code."""
-        while self._poll.poll(_QUIET_MS):
-            self._in.read(1)
 
 
 class Agent:
@@ -180,7 +140,7 @@ class Agent:
         self._manifest, self._sure = None, set()
         buf = memoryview(bytearray(MAX_SIZE))
         while True:
-            _, size = self._parcel(buf)
+            _, size = self._line.parcel(buf)
             if size is not None:
                 break
             self._line.write(b"~")
@@ -195,7 +155,7 @@ class Agent:
         buf = self._scratch.get()
         written = 0
         while True:
-            block, size = self._parcel(buf)
+            block, size = self._line.parcel(buf)
             if size == 0:
                 return written
             right = size == len(buf) and block < manifest.block_count
@@ -384,20 +344,20 @@ class Agent:
             count = min(sectors, FRAME // lba_size)
             piece = buf[: count * lba_size]
             self._answering(disk.readblocks, lba, piece)
-            self._send(piece, zeros[: len(piece)])
+            self._line.send(piece, zeros[: len(piece)])
             under_way += 1
             if under_way == FRAMES:
-                self._acknowledged(1)
+                self._line.acknowledged(1)
                 under_way -= 1
             lba += count
             sectors -= count
-        self._acknowledged(under_way)
+        self._line.acknowledged(under_way)
 
     def disk_write(self, name, lba):
         """Receive sectors as parcels, whose numbers count from lba, and write them."""
         buf = memoryview(bytearray(MAX_SIZE))
         while True:
-            offset, size = self._parcel(buf)
+            offset, size = self._line.parcel(buf)
             if size == 0:
                 return
             if size is None:
@@ -448,88 +408,7 @@ class Agent:
             self._line.write(b"!")
             raise
 
-    # Receive a piece into buf: (its length), 2 digits of 6 bits, how many bytes were 0x03,
-    # the places of these, 2 digits each, and the bytes themselves. Returns the length.
-    def _piece(self, buf):
-        read = self._line.read
-        head = bytearray(4)
-        read(head)
-        size, threes = _digits(head, 0), _digits(head, 2)
-        if size > PIECE or size > len(buf) or threes > size:
-            raise ValueError("line")
-        places = bytearray(2 * threes)
-        if threes:
-            read(places)
-        piece = buf[:size]
-        if size:
-            read(piece)
-        for i in range(0, 2 * threes, 2):
-            place = _digits(places, i)
-            if place >= size:
-                raise ValueError("line")
-            piece[place] = _CTRL_C
-        self._line.write(b"+")
-        return size
-
-    # Receive a parcel into buf. Returns (its number, its size), size None when it is damaged: the
-    # sender, who is told, tries again. A parcel of size 0 is the last.
-    def _parcel(self, buf):
-        head = memoryview(bytearray(16))
-        if self._piece(head) != 16:
-            raise ValueError("line")
-        number, size, packed, crc = unpack("<IIII", head)
-        if size > len(buf) or packed > size:
-            raise ValueError("line")
-        data = buf[:size]
-        into = memoryview(bytearray(packed)) if packed else data
-        at = 0
-        while at < len(into):
-            at += self._piece(into[at:])
-        if packed and not _inflate(into, data):
-            return number, None
-        return number, size if crc32(data) == crc else None
-
-    def _send(self, data, zeros):
-        if data == zeros:
-            kind, payload = b"0", b""
-        else:
-            packed = BytesIO()
-            packer = deflate.DeflateIO(packed, deflate.ZLIB, _WBITS)
-            packer.write(data)
-            packer.close()
-            kind, payload = b"z", packed.getvalue()
-            if len(payload) >= len(data):
-                kind, payload = b"r", data
-        self._line.write(kind + b"%04x%08x" % (len(payload), crc32(data)))
-        if payload:
-            self._line.write(payload)
-
-    def _acknowledged(self, count):
-        ack = bytearray(1)
-        for _ in range(count):
-            self._line.read(ack)
-            if ack != b"+":
-                raise ValueError("line")
-
 
 # What stands on a disk is anybody's.
 def _printable(text):
     return "".join(chr(c) if 32 < c < 127 else "?" for c in text.rstrip(b"\0")) or "-"
-
-
-# A number of 12 bits, out of two printable characters.
-def _digits(buf, at):
-    high, low = buf[at] - 64, buf[at + 1] - 64
-    if not (0 <= high < 64 and 0 <= low < 64):
-        if _CTRL_C in buf:
-            raise KeyboardInterrupt
-        raise ValueError("line")
-    return high << 6 | low
-
-
-def _inflate(packed, into):
-    try:
-        stream = deflate.DeflateIO(BytesIO(packed), deflate.ZLIB)
-        return stream.readinto(into) == len(into)
-    except (OSError, EOFError):
-        return False

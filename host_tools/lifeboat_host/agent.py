@@ -55,7 +55,7 @@ class Agent:
             raise LifeboatError(
                 "no-agent",
                 f"{self.link.port}: lifeboat does not answer there: {said.split(None, 1)[1]}",
-                'freeze the module `agent` into the board\'s boot stage (extras="agent")',
+                'freeze the module `agent` into the board\'s boot stage (extras="agent line")',
             )
         self.about = self.call("identify")
         if self.about["agent"] != PROTOCOL:

@@ -15,7 +15,7 @@ LEVELS = [
     {"boot"},
     {"creating", "recovery", "partitioning"},
     {"checking", "inspecting", "report", "journal"},
-    {"region", "codeflash"},
+    {"region", "codeflash", "line"},
     {"manifest", "gpt"},
     {"drivers.*"},
     {"drivers.*_"},

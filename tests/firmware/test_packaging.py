@@ -18,6 +18,7 @@ KERNELS = {
 EXTRAS = [
     "lifeboat/agent.py",
     "lifeboat/journal.py",
+    "lifeboat/line.py",
     "lifeboat/partitioning.py",
     "lifeboat/scrub.py",
 ]
