@@ -1,6 +1,7 @@
 """The line to a board, against a fake board at the other end of a pty."""
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -474,3 +475,47 @@ def test_encoding_is_exact():
     # 3 bytes, one of them a 3 at place 1; digits count from 64 ("@").
     assert agents.encoded(b"\x01\x03\x05") == b"@C" + b"@A" + b"@A" + b"\x01\x00\x05"
     assert agents.encoded(b"") == b"@@@@"
+
+
+# --- which board --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("running", [[], ["a"], ["a", "b"]])
+def test_the_board_that_runs_is_the_one_that_is_meant(tmp_path, monkeypatch, running):
+    for name in ("a", "b", "off"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    monkeypatch.setenv("LIFEBOAT_CACHE", str(tmp_path))
+    monkeypatch.setattr(links.Session, "running", property(lambda self: self.name in running))
+    monkeypatch.setattr(links.Session, "_state", lambda self: {"pty": f"/dev/pts/{self.name}"})
+    if len(running) == 1:
+        assert links.default_port() == "/dev/pts/a"
+    else:
+        assert code_of(links.default_port) == "link-open"
+
+
+def test_no_board_has_ever_run_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIFEBOAT_CACHE", str(tmp_path / "none"))
+    assert code_of(links.default_port) == "link-open"
+
+
+@pytest.mark.parametrize(
+    "name", ["provision", "flash", "status", "verify", "backup", "recover", "unprovision"]
+)
+def test_every_command_explains_itself_and_tells_of_a_port_that_is_not_there(
+    lifeboat, tmp_path, name
+):
+    code, out, _ = lifeboat(name, "--help")
+    assert code == 0 and "--port" in out and "--json" in out
+    flash = tmp_path / "flash.img"
+    if name in ("provision", "flash"):
+        source = tmp_path / "os.bin"
+        source.write_bytes(b"code")
+        lifeboat(
+            "image", "build", "-o", flash, "--version", "1", "--product", "p", f"os={source}",
+            "--flash-size", "64K", "--block-size", "4K",
+        )  # fmt: skip
+        arguments = ["--image", flash]
+    else:
+        arguments = []
+    code, out, _ = lifeboat(name, "--port", tmp_path / "none", *arguments, "--json")
+    assert code == 1 and json.loads(out)["error"]["code"] == "link-open"
