@@ -133,7 +133,8 @@ class Link(AbstractContextManager["Link"]):
         self._timeout = timeout
         self._transport: SerialTransport | None = None
         self._wire: _Wire
-        self._in_step = False
+        self._in_step = False  # the board waits for code
+        self._busy = False  # code that was begun has not ended, as far as we know
 
     def __enter__(self) -> Link:  # noqa: PYI034 (Self is not in Python 3.9)
         self._open()
@@ -145,10 +146,13 @@ class Link(AbstractContextManager["Link"]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the board at its friendly prompt."""
-        if self._transport and self._in_step:
+        """Leave the board at its friendly prompt; after a reset, its application alone."""
+        if self._transport:
             try:
-                self._transport.exit_raw_repl()
+                if self._in_step:
+                    self._transport.exit_raw_repl()
+                elif self._busy:
+                    self._wire.write(b"\r\x03")
             except OSError:
                 pass  # it has gone
         self._close()
@@ -173,6 +177,7 @@ class Link(AbstractContextManager["Link"]):
         """Start code that speaks with us: read() and write() are the other end of it."""
         if not self._in_step:
             self._get_in_step(timeout)
+        self._in_step, self._busy = False, True
         with self._guarded(timeout) as transport:
             transport.exec_raw_no_follow(code)
 
@@ -191,6 +196,7 @@ class Link(AbstractContextManager["Link"]):
         with self._guarded(timeout):
             out = self._wire.read_until(_END)[:-1]
             error = self._wire.read_until(_END)[:-1]
+        self._in_step, self._busy = True, False
         if error:
             traceback = error.decode(errors="replace").replace("\r\n", "\n").strip()
             raise LifeboatError(
@@ -206,7 +212,7 @@ class Link(AbstractContextManager["Link"]):
         """Reset the board; the report of the power-on that follows. Its application runs then."""
         deadline = time.monotonic() + timeout
         self.begin("import machine; machine.reset()")
-        self._in_step = False
+        self._busy = False
         try:
             return self._report_line(deadline)
         except LifeboatError as error:
@@ -252,7 +258,7 @@ class Link(AbstractContextManager["Link"]):
         self._transport = transport
 
     def _close(self) -> None:
-        self._in_step = False
+        self._in_step = self._busy = False
         if self._transport:
             self._transport = None
             try:
@@ -294,7 +300,6 @@ class Link(AbstractContextManager["Link"]):
         try:
             yield self._transport
         except (_Timeout, serial.SerialTimeoutException):
-            self._in_step = False
             raise LifeboatError(
                 "link-timeout",
                 f"{self.port}: no answer from the board within {max(timeout, 0):.0f} s",
@@ -308,7 +313,7 @@ class Link(AbstractContextManager["Link"]):
 
     def garbled(self, what: str) -> LifeboatError:
         """The error for an answer that nobody expects; the next call gets in step again."""
-        self._in_step = False
+        self._in_step, self._busy = False, True
         return LifeboatError(
             "link-garbled",
             f"{self.port}: unexpected answer: {what!r}",

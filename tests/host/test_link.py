@@ -201,6 +201,22 @@ def test_code_that_does_not_end_is_an_error_and_no_hang(board):
         assert link.eval("1") == 1
 
 
+def test_code_that_is_left_alone_is_interrupted(board):
+    ended = threading.Event()
+
+    def wait(code):
+        while one.hear() != b"\x03":
+            pass
+        ended.set()
+        return b"", b"KeyboardInterrupt"
+
+    one = board(wait)
+    with contextlib.suppress(KeyboardInterrupt), Link(one.port) as link:
+        link.begin("binary")
+        raise KeyboardInterrupt
+    assert ended.wait(10)
+
+
 def test_output_without_end_is_an_error_and_no_hang(board):
     class Endless:
         def __call__(self, code):
@@ -260,6 +276,8 @@ def test_reset_gives_the_report_that_follows(board):
         return b"", b""
 
     one = board(restart)
+    with Link(one.port) as link:
+        assert link.reset(5) == {"verdict": "RUN", "reasons": []}
     with Link(one.port) as link:
         assert link.reset(5) == {"verdict": "RUN", "reasons": []}
         one.run_code = lambda code: (b"1\r\n", b"")
