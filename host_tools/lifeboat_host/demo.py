@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -317,6 +318,8 @@ def main(arguments: Sequence[str]) -> int:
     healed = sum(result["ok"] for result in results)
     ok = backed_up and healed == len(results)
     output.result({"ok": ok, "first": first, "rounds": results, "command": command})
+    log = shlex.join(["./lifeboat", "log", *map(str, stage.disks)])
+    output.show(f"what the disks have noted of it: {log}", "")
     word = "all healed" if ok else "NOT ALL HEALED"
     output.show(f"{word}: {healed} of {len(results)} rounds, the images are in {stage.folder}")
     return EXIT_OK if ok else EXIT_ERROR
