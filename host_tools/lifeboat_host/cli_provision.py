@@ -11,7 +11,17 @@ from typing import Any
 
 from rich.table import Table
 
-from lifeboat_host import boarddisk, cli_reserve, consent, options, provision, region, report, undo
+from lifeboat_host import (
+    boarddisk,
+    cli_remove,
+    cli_reserve,
+    consent,
+    options,
+    provision,
+    region,
+    report,
+    undo,
+)
 from lifeboat_host.agent import Agent
 from lifeboat_host.boarddisk import BoardDisk
 from lifeboat_host.cli_reserve import Proposal
@@ -374,7 +384,7 @@ def _unprovision(args: argparse.Namespace, output: Output) -> int:
         for disk in disks:
             args.undo = files.get(str(disk.path))
             if disk in having or args.undo:
-                removed += cli_reserve.give_back(args, output, [disk])
+                removed += cli_remove.give_back(args, output, [disk])
         if not removed:
             output.show("no disk has a backup region")
         output.result({**_about(agent), "removed": removed})

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lifeboat_host import cli_reserve, image, options, region
+from lifeboat_host import cli_remove, cli_reserve, image, options, region
 from lifeboat_host.cli_reserve import describe, opened
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import EXIT_DAMAGE, EXIT_OK
@@ -42,6 +42,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
 
     disks = _disks()
     cli_reserve.add(actions, common, disks)
+    cli_remove.add(actions, common, disks)
     inspect = actions.add_parser("inspect", parents=[common, disks], help="show headers and slots")
     verify = actions.add_parser(
         "verify",

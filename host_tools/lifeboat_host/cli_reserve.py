@@ -1,4 +1,4 @@
-"""`lifeboat region plan`, `create` and `remove`: reserve a range of disks, and give it back."""
+"""`lifeboat region plan` and `create`: reserve a range of disks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lifeboat_host import consent, diskmap, diskpicture, options, region, reserv
 from lifeboat_host.diskmap import DiskMap
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import EXIT_ERROR, EXIT_OK, LifeboatError
-from lifeboat_host.formats import PARTITION_TYPE, SLOT_SIZE_MIN, RegionHeader
+from lifeboat_host.formats import SLOT_SIZE_MIN, RegionHeader
 from lifeboat_host.output import Output
 from lifeboat_host.reserve import AUTO, Place
 
@@ -36,18 +36,11 @@ with all that will be overwritten is written; with it `lifeboat region remove --
 back, byte for byte.
 """
 
-_REMOVE = """\
-Gives a region's range back, after asking. With the recovery file of its creation everything in the
-range, and the partition table, becomes what it was; if the table has been changed since, only
-lifeboat's partition is deleted from it. Without it the region's headers and commit records are set
-to zero, and its partition is deleted.
-"""
-
 
 def add(
     actions: options.Commands, common: argparse.ArgumentParser, disks: argparse.ArgumentParser
 ) -> None:
-    """Add the three actions to the parser of `lifeboat region`."""
+    """Add `plan` and `create` to the parser of `lifeboat region`."""
     raw = argparse.RawDescriptionHelpFormatter
     plan = actions.add_parser(
         "plan",
@@ -63,13 +56,6 @@ def add(
         description=_CREATE,
         formatter_class=raw,
     )
-    remove = actions.add_parser(
-        "remove",
-        parents=[common, disks],
-        help="give a region's range back",
-        description=_REMOVE,
-        formatter_class=raw,
-    )
     for action, run in ((plan, _plan), (create, _create)):
         add_place(action)
         action.add_argument("--join", type=Path, metavar="DISK", help="become a member of its set")
@@ -77,10 +63,6 @@ def add(
         options.add_flash(action, product=False)
         action.set_defaults(run=run)
     add_consent(create)
-    remove.add_argument("--undo", type=Path, metavar="FILE", help="recovery file of the creation")
-    remove.add_argument("--lba", type=options.number, help="look at this LBA too")
-    remove.add_argument("--yes", action="store_true", help="do not ask")
-    remove.set_defaults(run=_remove)
 
 
 def add_consent(parser: argparse.ArgumentParser) -> None:
@@ -400,90 +382,3 @@ def _consent_to_overwriting(
             f"--overwrite {given[0][0]}-{given[0][1]}: no disk needs that; nothing was changed",
             "give it once for each disk that lifeboat region plan says it for",
         )
-
-
-# --- remove --------------------------------------------------------------------------------
-
-
-def _remove(args: argparse.Namespace, output: Output) -> int:
-    with opened(args, write=True) as disks:
-        output.result({"removed": give_back(args, output, disks)})
-    return EXIT_OK
-
-
-def give_back(
-    args: argparse.Namespace, output: Output, disks: Sequence[Disk]
-) -> list[dict[str, Any]]:
-    """Remove the regions, after asking; each of them for --json. args: undo, lba, yes."""
-    if not args.undo:
-        return _remove_without(args, output, disks)
-    if len(disks) != 1:
-        raise LifeboatError(
-            "undo-disk", "a recovery file is for one disk", "name the one that it is for"
-        )
-    return [_remove_with(args, output, disks[0])]
-
-
-def _remove_with(args: argparse.Namespace, output: Output, disk: Disk) -> dict[str, Any]:
-    saved = undo.load(args.undo)
-    with output.bar(f"looking at {disk.path.name}") as bar:
-        found = diskmap.look(disk, [saved.start // saved.lba_size], bar)
-    way = undo.assess(disk, found, saved)
-    first, last = saved.start // disk.lba_size, saved.end // disk.lba_size - 1
-    stakes = [
-        f"{disk.path}: LBA {first} to {last} become what {args.undo} says they were;",
-        "  the backup copies in this range are lost",
-        f"  {way.why}",
-    ]
-    consent.confirm(stakes, args.yes)
-    with output.bar(f"restoring {disk.path.name}") as bar:
-        undo.restore(disk, saved, way, bar)
-    output.show(f"{disk.path}: LBA {first} to {last} are as they were; {way.why}")
-    return {"disk": str(disk.path), "first": first, "last": last, "table": way.table}
-
-
-def _remove_without(
-    args: argparse.Namespace, output: Output, disks: Sequence[Disk]
-) -> list[dict[str, Any]]:
-    lbas = [] if args.lba is None else [args.lba]
-    stakes, work = [], []
-    for disk in disks:
-        with output.bar(f"looking at {disk.path.name}") as bar:
-            found = diskmap.look(disk, lbas, bar)
-        header = region.find(disk, lbas).header
-        if found.refusal:
-            raise found.refusal
-        first, last = header.start_lba, header.start_lba + header.sectors - 1
-        number = next(
-            (
-                part.number
-                for part in found.partitions
-                if part.type == PARTITION_TYPE and (part.first, part.last) == (first, last)
-            ),
-            None,
-        )
-        work.append((disk, header, number))
-        stakes += [
-            f"{disk.path}: LBA {first} to {last} are no backup region any more:",
-            "  headers and commit records are set to zero, the rest stays as it is",
-        ]
-        if number:
-            stakes.append(f"  partition {number} is deleted")
-        name = Path(undo.file_name(disk, header.region_id))
-        if name.exists():
-            stakes.append(f"  with --undo {name} all of it would become what it was")
-    consent.confirm(stakes, args.yes)
-    for disk, header, number in work:
-        region.retire(disk, header)
-        if number:
-            undo.remove_entry(disk, number)
-        output.show(f"{disk.path}: no backup region any more")
-    return [
-        {
-            "disk": str(disk.path),
-            "first": header.start_lba,
-            "last": header.start_lba + header.sectors - 1,
-            "table": undo.ENTRY if number else undo.NOTHING,
-        }
-        for disk, header, number in work
-    ]

@@ -33,7 +33,7 @@ from layouts import (
 )
 
 from lifeboat import region as firmware_region
-from lifeboat_host import diskmap, region, reserve, signatures, undo
+from lifeboat_host import diskmap, region, reserve, restore, signatures, undo
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import LifeboatError
 
@@ -547,5 +547,5 @@ def test_a_board_finds_every_reservation_and_it_can_be_undone_to_the_byte(tmp_pa
         assert there.journal_pages == 32
         saved = undo.load(file)
         found = diskmap.look(disk, [header.start_lba])
-        undo.restore(disk, saved, undo.assess(disk, found, saved))
+        restore.restore(disk, saved, restore.assess(disk, found, saved))
     run("cmp", path, copy)

@@ -10,7 +10,7 @@ import layouts_raw as raw
 import pytest
 from layouts import blank, put, run
 
-from lifeboat_host import boarddisk, diskmap, gpt, region, reserve, undo
+from lifeboat_host import boarddisk, diskmap, gpt, region, reserve, restore, undo
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import LifeboatError
 
@@ -110,7 +110,7 @@ def take_back(path, file, disk_class=Disk, arm=()):
         if arm:
             disk.arm(*arm)
         found = diskmap.look(disk, [saved.start // disk.lba_size])
-        undo.restore(disk, saved, undo.assess(disk, found, saved))
+        restore.restore(disk, saved, restore.assess(disk, found, saved))
 
 
 def fill(path, header, seed=5):

@@ -1,0 +1,123 @@
+"""`lifeboat region remove`: give a region's range back."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lifeboat_host import consent, diskmap, options, region, restore, undo
+from lifeboat_host.cli_reserve import opened
+from lifeboat_host.disks import Disk
+from lifeboat_host.errors import EXIT_OK, LifeboatError
+from lifeboat_host.formats import PARTITION_TYPE
+from lifeboat_host.output import Output
+
+_DESCRIPTION = """\
+Gives a region's range back, after asking. With the recovery file of its creation everything in the
+range, and the partition table, becomes what it was; if the table has been changed since, only
+lifeboat's partition is deleted from it. Without it the region's headers and commit records are set
+to zero, and its partition is deleted.
+"""
+
+
+def add(
+    actions: options.Commands, common: argparse.ArgumentParser, disks: argparse.ArgumentParser
+) -> None:
+    """Add `remove` to the parser of `lifeboat region`."""
+    remove = actions.add_parser(
+        "remove",
+        parents=[common, disks],
+        help="give a region's range back",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    remove.add_argument("--undo", type=Path, metavar="FILE", help="recovery file of the creation")
+    remove.add_argument("--lba", type=options.number, help="look at this LBA too")
+    remove.add_argument("--yes", action="store_true", help="do not ask")
+    remove.set_defaults(run=_remove)
+
+
+def _remove(args: argparse.Namespace, output: Output) -> int:
+    with opened(args, write=True) as disks:
+        output.result({"removed": give_back(args, output, disks)})
+    return EXIT_OK
+
+
+def give_back(
+    args: argparse.Namespace, output: Output, disks: Sequence[Disk]
+) -> list[dict[str, Any]]:
+    """Remove the regions, after asking; each of them for --json. args: undo, lba, yes."""
+    if not args.undo:
+        return _remove_without(args, output, disks)
+    if len(disks) != 1:
+        raise LifeboatError(
+            "undo-disk", "a recovery file is for one disk", "name the one that it is for"
+        )
+    return [_remove_with(args, output, disks[0])]
+
+
+def _remove_with(args: argparse.Namespace, output: Output, disk: Disk) -> dict[str, Any]:
+    saved = undo.load(args.undo)
+    with output.bar(f"looking at {disk.path.name}") as bar:
+        found = diskmap.look(disk, [saved.start // saved.lba_size], bar)
+    way = restore.assess(disk, found, saved)
+    first, last = saved.start // disk.lba_size, saved.end // disk.lba_size - 1
+    stakes = [
+        f"{disk.path}: LBA {first} to {last} become what {args.undo} says they were;",
+        "  the backup copies in this range are lost",
+        f"  {way.why}",
+    ]
+    consent.confirm(stakes, args.yes)
+    with output.bar(f"restoring {disk.path.name}") as bar:
+        restore.restore(disk, saved, way, bar)
+    output.show(f"{disk.path}: LBA {first} to {last} are as they were; {way.why}")
+    return {"disk": str(disk.path), "first": first, "last": last, "table": way.table}
+
+
+def _remove_without(
+    args: argparse.Namespace, output: Output, disks: Sequence[Disk]
+) -> list[dict[str, Any]]:
+    lbas = [] if args.lba is None else [args.lba]
+    stakes, work = [], []
+    for disk in disks:
+        with output.bar(f"looking at {disk.path.name}") as bar:
+            found = diskmap.look(disk, lbas, bar)
+        header = region.find(disk, lbas).header
+        if found.refusal:
+            raise found.refusal
+        first, last = header.start_lba, header.start_lba + header.sectors - 1
+        number = next(
+            (
+                part.number
+                for part in found.partitions
+                if part.type == PARTITION_TYPE and (part.first, part.last) == (first, last)
+            ),
+            None,
+        )
+        work.append((disk, header, number))
+        stakes += [
+            f"{disk.path}: LBA {first} to {last} are no backup region any more:",
+            "  headers and commit records are set to zero, the rest stays as it is",
+        ]
+        if number:
+            stakes.append(f"  partition {number} is deleted")
+        name = Path(undo.file_name(disk, header.region_id))
+        if name.exists():
+            stakes.append(f"  with --undo {name} all of it would become what it was")
+    consent.confirm(stakes, args.yes)
+    for disk, header, number in work:
+        region.retire(disk, header)
+        if number:
+            restore.remove_entry(disk, number)
+        output.show(f"{disk.path}: no backup region any more")
+    return [
+        {
+            "disk": str(disk.path),
+            "first": header.start_lba,
+            "last": header.start_lba + header.sectors - 1,
+            "table": restore.ENTRY if number else restore.NOTHING,
+        }
+        for disk, header, number in work
+    ]
