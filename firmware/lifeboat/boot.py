@@ -38,6 +38,9 @@ except ImportError:
 # AHCI driver are the 30 s within which drives are ready (ATA8-ACS, power-on).
 _PATIENCE = const(3)
 
+# Set for a person's session with the host tools: the scrubber keeps off until the next reset.
+attended = False
+
 _last = None
 
 

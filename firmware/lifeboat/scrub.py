@@ -108,12 +108,13 @@ class Scrubber:
     # --- for the application ---------------------------------------------------------------
 
     def step(self, ms):
-        """Go on for about ms milliseconds; returns False when another step is under way.
+        """Go on for about ms milliseconds; returns False when another step is under way, or a
+        person's session with the host tools.
 
         It ends before a piece that would not fit any more. Repairing a block of flash is one
         piece, as long as the chip needs for an erase and the programming.
         """
-        if self._busy:
+        if self._busy or boot.attended:
             return False
         self._busy = True
         self._budget = 1000 * ms
@@ -309,6 +310,8 @@ class Scrubber:
     def _repair(self, number):
         self._last = None
         try:
+            if boot.attended:
+                return
             if number == self._flash.manifest_block:
                 plan = Plan(self._manifest, [], manifest_copy_of(self._members, self._manifest))
                 if not plan.manifest_copy:

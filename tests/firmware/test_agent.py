@@ -42,9 +42,11 @@ class DeflateIO(io.RawIOBase):
 
 sys.modules.setdefault("deflate", types.SimpleNamespace(DeflateIO=DeflateIO, ZLIB=2))
 
-from lifeboat import line as lines  # noqa: E402 - it needs the module above
+from lifeboat import boot  # noqa: E402 - the agent needs the module above
+from lifeboat import line as lines  # noqa: E402
 from lifeboat.agent import Agent  # noqa: E402
 from lifeboat.line import FRAME, PIECE  # noqa: E402
+from lifeboat.scrub import Scrubber  # noqa: E402
 
 BLOCK = sim.ERASE
 OLD = bytes(sim.image(seed=1, version="1.0"))
@@ -130,7 +132,9 @@ class Host:
 
 
 @pytest.fixture
-def host(capsys):
+def host(capsys, monkeypatch):
+    monkeypatch.setattr(boot, "attended", False)
+
     def make(*args, **kwargs):
         one = Host(*args, **kwargs)
         call = one.call
@@ -266,6 +270,17 @@ def test_flash_that_does_not_take_a_block_ends_the_call(host):
     answer, said = one.call("blocks", typed=parcel(1, block_of(NEW, 1)))
     assert answer == {"error": ["flash-verify", "1"]} and one.verdict(said) == b"!"
     assert one.call("finish")[0]["error"][0] == "flash-verify"
+
+
+def test_a_scrubber_on_a_timer_leaves_new_code_alone(host):
+    one = host(journal=4)
+    assert lifeboat.power_on(one.board).verdict == "RUN"
+    scrubber = Scrubber(one.board)
+    one.agent = Agent(one.board, one.line)
+    offered(one)
+    one.call("blocks", typed=parcel(1, block_of(NEW, 1)) + END)
+    assert not scrubber.step(1000)
+    assert block_of(one.flash, 1) == block_of(NEW, 1)
 
 
 # The line
