@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lifeboat_host import consent, diskmap, options, region, restore, undo
+from lifeboat_host import cli_reserve, consent, diskmap, options, region, restore, undo
 from lifeboat_host.cli_reserve import opened
+from lifeboat_host.diskmap import DiskMap
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import EXIT_OK, LifeboatError
 from lifeboat_host.formats import PARTITION_TYPE
@@ -19,6 +20,10 @@ Gives a region's range back, after asking. With the recovery file of its creatio
 range, and the partition table, becomes what it was; if the table has been changed since, only
 lifeboat's partition is deleted from it. Without it the region's headers and commit records are set
 to zero, and its partition is deleted.
+
+When the disk has become a file system, or the like, since: it may reach into the region, or end
+before it (an application's on `region.user_area()`). So the range has to be named, by typing it
+at the question or as --overwrite.
 """
 
 
@@ -35,6 +40,12 @@ def add(
     )
     remove.add_argument("--undo", type=Path, metavar="FILE", help="recovery file of the creation")
     remove.add_argument("--lba", type=options.number, help="look at this LBA too")
+    remove.add_argument(
+        "--overwrite",
+        type=cli_reserve.lba_range,
+        metavar="FIRST-LAST",
+        help="the region's LBAs, to say that a file system on the disk does not use them",
+    )
     remove.add_argument("--yes", action="store_true", help="do not ask")
     remove.set_defaults(run=_remove)
 
@@ -48,7 +59,10 @@ def _remove(args: argparse.Namespace, output: Output) -> int:
 def give_back(
     args: argparse.Namespace, output: Output, disks: Sequence[Disk]
 ) -> list[dict[str, Any]]:
-    """Remove the regions, after asking; each of them for --json. args: undo, lba, yes."""
+    """Remove the regions, after asking; each of them for --json.
+
+    args: undo, lba, yes, and overwrite where the command has it.
+    """
     if not args.undo:
         return _remove_without(args, output, disks)
     if len(disks) != 1:
@@ -69,11 +83,36 @@ def _remove_with(args: argparse.Namespace, output: Output, disk: Disk) -> dict[s
         "  the backup copies in this range are lost",
         f"  {way.why}",
     ]
+    _consent_to_claims(args, disk, found, first, last)
     consent.confirm(stakes, args.yes)
     with output.bar(f"restoring {disk.path.name}") as bar:
         restore.restore(disk, saved, way, bar)
     output.show(f"{disk.path}: LBA {first} to {last} are as they were; {way.why}")
     return {"disk": str(disk.path), "first": first, "last": last, "table": way.table}
+
+
+def _consent_to_claims(
+    args: argparse.Namespace, disk: Disk, found: DiskMap, first: int, last: int
+) -> None:
+    """Raise unless nothing claims the disk, or a person has named the region's range."""
+    if not found.claims:
+        return
+    claims = ", ".join(map(str, found.claims))
+    said = getattr(args, "overwrite", None)
+    if said is None and not args.yes:
+        lines = [
+            f"{disk.path}: the disk holds {claims}.",
+            "If it reaches into the region, its data",
+        ]
+        answer = consent.ask([*lines, f"there is lost. If it does not, type {first}-{last}: "])
+        said = (first, last) if answer == f"{first}-{last}" else None
+    if said != (first, last):
+        raise LifeboatError(
+            "overwrite",
+            f"{disk.path}: the disk holds {claims}, which may reach into the region; "
+            "nothing was changed",
+            f"if it does not: lifeboat region remove --overwrite {first}-{last}",
+        )
 
 
 def _remove_without(
@@ -85,7 +124,7 @@ def _remove_without(
         with output.bar(f"looking at {disk.path.name}") as bar:
             found = diskmap.look(disk, lbas, bar)
         header = region.find(disk, lbas).header
-        if found.refusal:
+        if found.refusal and not found.claims:
             raise found.refusal
         first, last = header.start_lba, header.start_lba + header.sectors - 1
         number = next(
@@ -97,6 +136,7 @@ def _remove_without(
             None,
         )
         work.append((disk, header, number))
+        _consent_to_claims(args, disk, found, first, last)
         stakes += [
             f"{disk.path}: LBA {first} to {last} are no backup region any more:",
             "  headers and commit records are set to zero, the rest stays as it is",

@@ -69,7 +69,7 @@ def add_consent(parser: argparse.ArgumentParser) -> None:
     """Add the options by which a person agrees to what create() does."""
     parser.add_argument(
         "--overwrite",
-        type=_lba_range,
+        type=lba_range,
         action="append",
         default=[],
         metavar="FIRST-LAST",
@@ -102,7 +102,8 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slots", type=int, default=2, help="backup copies, 2 to 16 (default 2)")
 
 
-def _lba_range(text: str) -> tuple[int, int]:
+def lba_range(text: str) -> tuple[int, int]:
+    """FIRST-LAST, both inclusive."""
     match = re.fullmatch(r"(\d+)-(\d+)", text)
     if not match or int(match[1]) > int(match[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is not a range of LBAs like 2048-4095")

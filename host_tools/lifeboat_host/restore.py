@@ -38,15 +38,17 @@ def assess(disk: Disk, found: DiskMap, undo: Undo) -> Way:
             f"for a disk of {undo.size} bytes, sectors of {undo.lba_size}",
             f"it was made for {undo.disk}",
         )
-    entry, others = None, list(map(str, found.claims))
+    entry, others = None, []
     for partition in found.partitions:
         first, last = undo.start // disk.lba_size, undo.end // disk.lba_size - 1
         if partition.type == PARTITION_TYPE and (partition.first, partition.last) == (first, last):
             entry = partition if partition.unique == undo.partition else entry
         elif partition.overlaps(first, last):
             others.append(str(partition))
-    if not others and not (entry or _header_there(disk, undo) or _only_ours(disk, undo)):
-        others.append("something that lifeboat has not written")
+    if not others and not (_header_there(disk, undo) or _only_ours(disk, undo)):
+        # Only our partition, with nothing else on the disk, can say so without a header.
+        if found.claims or not entry:
+            others.append("something that lifeboat has not written")
     if others:
         raise LifeboatError(
             "undo-stale",

@@ -1,9 +1,11 @@
 """Taking a region back: byte-identical, at any power cut, and never over what came later."""
 
 import hashlib
+import io
 import json
 import os
 import random
+import sys
 from contextlib import ExitStack, nullcontext
 
 import layouts_raw as raw
@@ -256,6 +258,12 @@ def mbr_over_the_tail(path, header):
     run("sfdisk", "--quiet", path, stdin="label: dos\n2048,,83\n")
 
 
+def file_system(path, header):
+    run("mkfs.ext4", "-q", "-F", path)
+    fill(path, header)
+    put(path, [(at, b"used") for at in header.copies])
+
+
 def swap_space(path, header):
     run("mkswap", path)  # leaves the region's headers alone
 
@@ -272,7 +280,7 @@ def newer_region(path, header):
 
 
 @pytest.mark.parametrize(
-    "change", [mbr_over_the_tail, swap_space, no_headers_any_more, newer_region]
+    "change", [mbr_over_the_tail, file_system, no_headers_any_more, newer_region]
 )
 def test_a_range_that_is_no_longer_ours_is_refused(tmp_path, change):
     path = tmp_path / "disk.img"
@@ -425,15 +433,34 @@ def test_without_the_file_only_the_region_ends(case, lifeboat):
     assert lifeboat("region", "remove", path, "--yes")[0] == 1  # there is none any more
 
 
-def test_a_region_on_a_disk_that_is_something_else_now_is_not_touched(tmp_path, lifeboat):
+@pytest.mark.parametrize("with_file", [True, False])
+def test_a_region_on_a_disk_that_holds_something_else_now_needs_its_range_named(
+    tmp_path, lifeboat, monkeypatch, with_file
+):
+    """An application has a file system on user_area(), or mkfs was given the whole disk."""
     path = tmp_path / "disk.img"
     empty(path)
-    header, _ = create(path, reserve.AUTO)
+    header, file = create(path, reserve.AUTO)
     swap_space(path, header)
     now = path.read_bytes()
-    code, out, _ = lifeboat("region", "remove", path, "--yes", "--json")
-    assert (code, json.loads(out)["error"]["code"]) == (1, "disk-claimed")
+    first, last = header.start_lba, header.start_lba + header.sectors - 1
+    remove = ["region", "remove", path, *(["--undo", file] if with_file else [])]
+    for given in ([], ["--overwrite", f"{first}-{last - 1}"]):
+        code, out, _ = lifeboat(*remove, "--yes", "--json", *given)
+        assert (code, json.loads(out)["error"]["code"]) == (1, "overwrite")
+    monkeypatch.setattr(sys, "stdin", Terminal("yes\n"))
+    assert lifeboat(*remove)[0] == 1
     assert path.read_bytes() == now
+    monkeypatch.setattr(sys, "stdin", Terminal(f"{first}-{last}\nyes\n"))
+    assert lifeboat(*remove)[0] == 0
+    after = path.read_bytes()
+    assert after[: header.start] == now[: header.start]
+    assert not any(after[at] for copy in header.copies for at in range(copy, copy + 4096))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 # --- behind a board
