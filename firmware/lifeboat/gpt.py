@@ -61,20 +61,28 @@ def _table(disk, lba, buf, count, match):
     return found if crc == entries_crc else None
 
 
-def mbr_claims(disk, start, buf):
-    """Return whether a partition of the MBR, if the disk has one, reaches beyond LBA start.
+def mbr(disk, buf):
+    """Return [(type, first LBA, sectors)] of the MBR's partitions, None when there is no MBR.
 
-    buf: scratch of at least a sector. The boot sector of a file system, which looks like an
-    MBR, begins with a jump (0xEB or 0xE9) and counts as claiming nothing.
+    buf: scratch of at least a sector. A file system's boot sector has the MBR's signature, too,
+    but something else in its place than the two values that the active flag can have.
     """
-    size = geometry(disk)[1]
-    sector = memoryview(buf)[:size]
+    sector = memoryview(buf)[: geometry(disk)[1]]
     disk.readblocks(0, sector)
-    if bytes(sector[510:512]) != b"\x55\xaa" or sector[0] in (0xEB, 0xE9):
-        return False
+    if bytes(sector[510:512]) != b"\x55\xaa":
+        return None
+    found = []
     for entry in range(446, 510, 16):
-        kind = sector[entry + 4]
-        first, length = unpack_from("<II", sector, entry + 8)
-        if kind and kind != PROTECTIVE and first + length > start:
+        if sector[entry] & 0x7F:
+            return None
+        if sector[entry + 4]:
+            found.append((sector[entry + 4],) + unpack_from("<II", sector, entry + 8))
+    return found
+
+
+def mbr_claims(disk, start, end, buf):
+    """Return whether a partition of the MBR, if there is one, reaches into LBAs [start, end)."""
+    for kind, first, length in mbr(disk, buf) or ():
+        if kind != PROTECTIVE and first < end and first + length > start:
             return True
     return False

@@ -57,22 +57,21 @@ def propose(disk, size):
         start = (count // per_unit - sectors // per_unit) * per_unit
         if start * lba_size < _HEAD:
             raise LifeboatError("disk-in-use", "it is too small")
-        _check_head(disk, start, lba_size)
+        _check_head(disk, start, start + sectors, lba_size)
     _check_zero(disk, start, sectors, lba_size, "the range is not empty")
     return start, sectors
 
 
-# Without a GPT the disk's head must be blank, or a partition table whose partitions end before
+# Without a GPT the disk's head must be blank, or a partition table whose partitions stay out of
 # the range: a file system that fills the whole disk has its signature there.
-def _check_head(disk, start, lba_size):
+def _check_head(disk, start, end, lba_size):
     sector = bytearray(lba_size)
-    if gpt.mbr_claims(disk, start, sector):
+    if gpt.mbr_claims(disk, start, end, sector):
         raise LifeboatError("disk-in-use", "a partition reaches into the range")
-    kinds = [sector[entry + 4] for entry in range(446, 510, 16)]
-    table = sector[510:512] == b"\x55\xaa" and sector[0] not in (0xEB, 0xE9)
-    if table and gpt.PROTECTIVE in kinds:
+    table = gpt.mbr(disk, sector)
+    if any(kind == gpt.PROTECTIVE for kind, _, _ in table or ()):
         raise LifeboatError("disk-in-use", "its GPT is damaged")
-    if not (table and any(kinds)):
+    if not table:
         _check_zero(disk, 0, _HEAD // lba_size, lba_size, "it has data but no partition table")
 
 

@@ -294,7 +294,7 @@ def _region_at(disk, patient, lba, partition, unit):
     if partition:
         if partition != (region.start, region.sectors):
             raise LifeboatError("region-place", "not its partition")
-    elif gpt.mbr_claims(patient, region.start, unit):
+    elif gpt.mbr_claims(patient, region.start, region.start + region.sectors, unit):
         raise LifeboatError("region-place", "a partition reaches into it")
     region.audit(unit)
     return region

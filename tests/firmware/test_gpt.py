@@ -121,3 +121,39 @@ def test_errors_of_the_disk_are_raised():
     with pytest.raises(OSError) as caught:
         find(d)
     assert caught.value.args[0] == EIO
+
+
+def mbr(d, entries, code=b""):
+    """Write an MBR; entries: (active flag, type, first LBA, sectors)."""
+    sector = bytearray(512)
+    sector[: len(code)] = code
+    for i, (active, kind, first, sectors) in enumerate(entries):
+        struct.pack_into("<BxxxBxxxII", sector, 446 + 16 * i, active, kind, first, sectors)
+    sector[510:] = b"\x55\xaa"
+    sim.put(d, 0, bytes(sector))
+
+
+@pytest.mark.parametrize("code", [b"", b"\xeb\x63\x90", b"\xfa\x33\xc0"], ids=["", "jump", "cli"])
+@pytest.mark.parametrize(
+    "first, sectors, claims",
+    [(100, 900, False), (100, 901, True), (2000, 5, False), (1999, 5, True), (1500, 1, True),
+     (0, 0xFFFFFFFF, True), (0xFFFFFFFF, 0xFFFFFFFF, False)],
+)  # fmt: skip
+def test_a_partition_of_the_mbr_claims_what_it_reaches_into(code, first, sectors, claims):
+    d = disk()
+    mbr(d, [(0, 0, 0, 0), (0x80, 0x83, first, sectors)], code)
+    assert gpt.mbr_claims(d, 1000, 2000, bytearray(4096)) == claims
+
+
+def test_a_boot_sector_of_a_file_system_is_no_mbr():
+    d = disk()
+    mbr(d, [(0x41, 0x83, 0, 4000)], b"\xeb\x3c\x90MSDOS5.0")
+    assert gpt.mbr(d, bytearray(512)) is None
+    assert not gpt.mbr_claims(d, 1000, 2000, bytearray(512))
+
+
+def test_a_protective_mbr_claims_nothing():
+    d = disk()
+    mbr(d, [(0, 0xEE, 1, 0xFFFFFFFF)])
+    assert not gpt.mbr_claims(d, 1000, 2000, bytearray(512))
+    assert gpt.mbr(d, bytearray(512)) == [(0xEE, 1, 0xFFFFFFFF)]
