@@ -288,7 +288,7 @@ def test_a_warm_reset_goes_on_where_it_was():
     while scrubber.status()["position"] != 9:
         scrubber.step(0)
     other = Scrubber(board)
-    assert other.status()["position"] == 9 and other.status()["passes"] == 1
+    assert other.status()["position"] == 9 and other.status()["passes"] == scrubber.passes
     assert other.status()["age_s"] is not None
 
 
@@ -311,7 +311,7 @@ def test_state_of_other_code_or_torn_state_is_not_used():
         board.kept[len(kept) - 64 + at] ^= 1
         assert Scrubber(board).status()["passes"] == 0
         board.kept[:] = kept
-    assert Scrubber(board).status()["passes"] == 1
+    assert Scrubber(board).status()["passes"] == scrubber.passes > 0
 
 
 def test_the_report_survives_a_soft_reset_with_what_happened_in_operation(monkeypatch):
