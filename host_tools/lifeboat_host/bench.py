@@ -34,7 +34,7 @@ _DISK = 256 * _MB
 _SMALL_CODE = 8 * _MB
 
 # Modules that a board may leave out: power-on does without them.
-_EXTRAS = ("partitioning", "journal", "scrub", "agent")
+_EXTRAS = ("partitioning", "journal", "scrub", "agent", "line")
 _WIDTH = 134  # of the table, also where the terminal is narrower
 _TIMEOUT = 300  # seconds for one measurement on the board
 
