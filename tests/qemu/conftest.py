@@ -14,7 +14,17 @@ from qemu.rig import MB, Rig
 
 BOARDS = ["qemu_virt", "qemu_sifive_u"]
 BIG = ("16MB", "32MB")
-LONG = ("test_bench.py", "test_power_cuts.py")
+LONG = (
+    "test_bench.py",
+    "test_power_cuts.py",
+    "test_a_blank_board_becomes_protected_and_blank_again",
+    "test_a_block_that_is_blank_in_the_image_is_repaired_as_fast_as_others",
+    "test_going_back_to_an_older_version_makes_it_the_newest_backup",
+    "test_steps_keep_their_time",
+    "test_the_demo_heals_every_round",
+    "test_the_transfer_is_near_to_what_the_line_carries",
+)
+LONG_DAMAGE = ("thousand_random_bytes", "half_of_another_image")
 
 
 def pytest_collection_modifyitems(items):
@@ -22,7 +32,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         params = getattr(item, "callspec", None) and item.callspec.params
         if params and params.get("spec") == "qemu_sifive_u":
-            if params.get("size") in BIG or item.path.name in LONG:
+            damage = getattr(params.get("damage"), "__name__", None)
+            if (
+                params.get("size") in BIG
+                or damage in LONG_DAMAGE
+                or item.path.name in LONG
+                or item.originalname in LONG
+            ):
                 item.add_marker(pytest.mark.slow)
 
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from lifeboat_host import boards, disks, image, qemu, region
+from lifeboat_host.errors import LifeboatError
 
 MB = 1 << 20
 DISK = 256 * MB  # SD cards want a power of two
@@ -148,6 +149,20 @@ class Rig:
         """SHA-256 of the data of every medium."""
         return [data_hash(path) for path in [self.flash, *self.drives]]
 
+    def hashes_but_journals(self):
+        """The same without the journals, which note what a power-on found and refused."""
+        members = [data_hash(path, self.journal_range(path)) for path in self.drives]
+        return [data_hash(self.flash), *members]
+
+    def journal_range(self, path):
+        """Bytes [start, end) of the journal on a disk; nothing when it has no region."""
+        with disks.Disk(path) as disk:
+            try:
+                start, pages = region.find(disk).header.journal
+            except LifeboatError:
+                return 0, 0
+        return start, start + pages * 4096
+
     def copies(self, path):
         """What the host tools find on a disk: the committed slots, and the bad blocks of each."""
         with disks.Disk(path) as disk:
@@ -200,14 +215,17 @@ def extents(path):
             yield start, end
 
 
-def data_hash(path):
-    """SHA-256 over offset and content of every 4 KiB piece that is not zero."""
+def data_hash(path, but=(0, 0)):
+    """SHA-256 over offset and content of every 4 KiB piece that is not zero.
+
+    but: bytes [start, end) that do not count.
+    """
     digest = hashlib.sha256()
     with open(path, "rb") as f:
         for start, end in extents(path):
             f.seek(start)
             for offset in range(start, end, 4096):
                 piece = f.read(min(4096, end - offset))
-                if piece.strip(b"\0"):
+                if piece.strip(b"\0") and not but[0] <= offset < but[1]:
                     digest.update(b"%d:" % offset + piece)
     return digest.hexdigest()
