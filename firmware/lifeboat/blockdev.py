@@ -190,7 +190,13 @@ class UserArea:
     def ioctl(self, op, arg):
         if op == COUNT:
             return self.count
-        return 0 if op == ERASE else self._dev.ioctl(op, arg)
+        if op == ERASE:
+            return 0
+        UserArea.busy += 1
+        try:
+            return self._dev.ioctl(op, arg)
+        finally:
+            UserArea.busy -= 1
 
 
 class Scratch:

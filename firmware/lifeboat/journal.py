@@ -1,6 +1,7 @@
 """The journal in the regions: what was found and done (format.md section 5)."""
 
 import time
+from errno import EIO
 from struct import pack_into, unpack_from
 
 from micropython import const
@@ -58,13 +59,20 @@ class _Journal:
             serial = self._read(i, page)
             if serial > self._serial:
                 self._serial, self._at = serial, i
-        if self._serial and self._read(self._at, page):
+        if self._serial:
+            if self._read(self._at, page) != self._serial:
+                raise LifeboatError("disk-lies", "journal")
             self._count = unpack_from("<I", page, 32)[0]
             self._number, self.session = unpack_from("<II", page, _SIZE * self._count)
 
     # The serial of a page that counts, else 0.
     def _read(self, i, page):
-        self._region.read(self._region.page_at(i), page)
+        try:
+            self._region.read(self._region.page_at(i), page)
+        except OSError as error:
+            if error.errno != EIO:
+                raise
+            return 0
         magic, major, _, _, serial, region_id, count = unpack_from(PAGE, page, 0)
         if (
             magic == _MAGIC
@@ -78,14 +86,19 @@ class _Journal:
         return 0
 
     def told(self, stories, page):
-        """Return whether the last session told just these stories at power-on.
+        """Return whether the last power-on that told more than its verdict told just these.
 
         page: the newest page, as the constructor left it.
         """
-        last = []
-        for at in range(_SIZE, _SIZE + _SIZE * self._count, _SIZE):
-            if unpack_from("<I", page, at + 4)[0] == self.session and page[at + 16] == POWER_ON:
-                last.append(_story(page, at))
+        last, session = [], 0
+        for at in range(_SIZE * self._count, 0, -_SIZE):
+            if page[at + 16] == POWER_ON:
+                told_in = unpack_from("<I", page, at + 4)[0]
+                if told_in != session and len(last) > 1:
+                    break
+                if told_in != session:
+                    last, session = [], told_in
+                last.insert(0, _story(page, at))
         return last == stories
 
     def append(self, entries, page):
@@ -93,36 +106,38 @@ class _Journal:
 
         The other page of the pair is written, so a power cut costs no entry that was told before.
         """
-        if self._count and not self._read(self._at, page):
+        if self._count and self._read(self._at, page) != self._serial:
             raise LifeboatError("disk-lies", "journal")
         while entries:
-            if self._count + len(entries) > _MOST:
-                self._at = ((self._at | 1) + 1) % self._region.journal_pages
-                self._count = 0
-            elif self._count:
-                self._at ^= 1
-            if not self._count:
+            at, count = self._at, self._count
+            if count + len(entries) > _MOST:
+                at = ((at | 1) + 1) % self._region.journal_pages
+                count = 0
+            elif count:
+                at ^= 1
+            if not count:
                 page[:] = bytes(UNIT)
-            for entry in entries[: _MOST - self._count]:
-                self._number += 1
-                self._count += 1
-                at = _SIZE * self._count
-                page[at : at + _SIZE] = entry
-                pack_into("<I", page, at, self._number & _MASK)
-            entries = entries[_MOST:]
-            self._write(page)
+            some = entries[: _MOST - count]
+            number = self._number
+            for entry in some:
+                number += 1
+                count += 1
+                page[_SIZE * count : _SIZE * count + _SIZE] = entry
+                pack_into("<I", page, _SIZE * count, number & _MASK)
+            self._write(at, count, page)
+            self._at, self._count, self._number = at, count, number
+            entries = entries[len(some) :]
 
-    def _write(self, page):
-        region = self._region
-        self._serial += 1
-        pack_into(
-            PAGE, page, 0, _MAGIC, _MAJOR, 0, _SIZE, self._serial, region.region_id, self._count
-        )
+    # Nothing here changes before the page is known to be on the medium.
+    def _write(self, at, count, page):
+        region, serial = self._region, self._serial + 1
+        pack_into(PAGE, page, 0, _MAGIC, _MAJOR, 0, _SIZE, serial, region.region_id, count)
         pack_into("<I", page, _CRC, crc32(memoryview(page)[:_CRC]))
-        region.write(region.page_at(self._at), page)
+        region.write(region.page_at(at), page)
         region.flush()
-        if self._read(self._at, page) != self._serial:
+        if self._read(at, page) != serial:
             raise LifeboatError("disk-lies", "journal")
+        self._serial = serial
 
 
 def entries(region, page):
@@ -186,10 +201,18 @@ class Log:
             pack_into("<III", entry, 4, session, _now(), time.ticks_ms() & _TICKS)
         begins = packed[0][17:28] == _BEGIN
         for member, journal in self._journals:
+            if begins and member.home:
+                cycles = self._attempt(member, member.disk.power_cycles) or 0
+                pack_into("<I", packed[0], 56, cycles & _MASK)
             if member.home:
-                if begins:
-                    pack_into("<I", packed[0], 56, member.disk.power_cycles() & _MASK)
-                self._attempt(member, journal.append, packed, member.unit.get())
+                self._attempt(member, self._append, member, journal, packed)
+
+    # A disk may have been replaced since its journal was read.
+    @staticmethod
+    def _append(member, journal, packed):
+        page = member.unit.get()
+        member.region.check(page)
+        journal.append(packed, page)
 
     def tell(self, entries):
         """Write (event, code, where, first, count) of something in operation."""
@@ -219,6 +242,8 @@ def record(members, report):
     lasting = not data["repaired"] and not any(
         member["state"] in ("created", "mended") for member in data["members"]
     )
+    if lasting:
+        packed = packed[:_MOST]  # in one page, so that the next power-on sees all of it
     Log(members, report, [_story(p, 0) for p in packed] if lasting else None).write(packed)
 
 

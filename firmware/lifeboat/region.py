@@ -1,6 +1,6 @@
 """The backup region on a member disk: header, slots, commit records (format.md section 3)."""
 
-from errno import EINVAL, EIO
+from errno import EINVAL, EIO, ENODEV
 from struct import pack_into, unpack_from
 
 from micropython import const
@@ -24,6 +24,7 @@ GENERATION_LIMIT = const(0xFFFFFFEF)
 
 UNIT = const(4096)
 _RECORD = const(512)
+_MOST_PAGES = const(1024)  # of a journal: all are read when there is news
 _MAJOR = const(1)
 _SLOT_MANIFEST = const(4096)
 SLOT_DATA = const(69632)
@@ -129,6 +130,7 @@ class Region:
         if (
             self._journal % UNIT
             or units % 2
+            or units > _MOST_PAGES
             or self._journal < self.slot_at(self.slots)
             or self._journal + units * UNIT > self.size - 2 * UNIT
         ):
@@ -169,6 +171,11 @@ class Region:
                 raise
             return False
         return self._is_copy(unit) or _is_newer(unit)
+
+    def check(self, unit):
+        """Raise OSError(ENODEV) when no header copy is there: another disk may have come."""
+        if not any(self.is_good(offset, unit) for offset in self.copies):
+            raise OSError(ENODEV, "no region")
 
     # The rest of the unit is zero when it starts with one and each byte equals the next.
     def _is_copy(self, unit):
@@ -355,9 +362,9 @@ def find(disk, lbas=(), unit=None):
 def user_area(disk, lbas=()):
     """Return a disk as a block device on which its backup region does not exist.
 
-    For the application: os.mount(VfsFat(user_area(disk)), "/disk"). Without a region it is all of
-    the disk. Raises LifeboatError when there may be one that can't be used: nothing is known then
-    about where it is; OSError as the disk does.
+    For the application: vfs.mount(VfsFat(user_area(disk, board.REGION_LBAS)), "/disk"); lbas as
+    for find(). Without a region it is all of the disk. Raises LifeboatError when there may be one
+    that can't be used: nothing is known then about where it is; OSError as the disk does.
     """
     disk = Checked(disk)
     disk.ioctl(INIT, 0)

@@ -36,6 +36,7 @@ REPORT = "report"
 _LEAST = const(4096)  # bytes of a piece
 _MOST = {True: const(65536), False: const(16384)}  # of flash, of a disk
 _SUSPECTS = const(6)
+_TRIES = const(3)
 _TOLD = const(16)
 _NONE = const(0xFFFFFFFF)
 
@@ -50,7 +51,7 @@ class _Mute:
     def reason(self, *args):
         pass
 
-    missing = reason
+    missing = repaired = reason
 
 
 class Scrubber:
@@ -99,7 +100,9 @@ class Scrubber:
         self._full = None  # when by _clock the last full pass ended
         self._busy = False
         self._pending = self._last = None
+        self._scheduled = False
         self._open = set()  # what was told and lasts: it is not told again
+        self._tries = {}  # what was mended: how often
         self._suspects = []
         self._position = 0
         self._restore()
@@ -118,7 +121,7 @@ class Scrubber:
             return False
         self._busy = True
         self._budget = 1000 * ms
-        self._clock += ticks_diff(ticks_ms(), self._ticks)
+        self._clock += max(0, ticks_diff(ticks_ms(), self._ticks))
         self._ticks = ticks_ms()
         start = ticks_us()
         try:
@@ -178,23 +181,23 @@ class Scrubber:
     # Backup copies as (Copy, Manifest): those of the code that runs, and older ones.
     def _find_copies(self):
         copies = []
+        known = [self._manifest]
         for member in self._members:
-            if not member.home:
-                continue
             for slot, commit in enumerate(member.records):
-                manifest = self._manifest
+                if not (commit and member.home):
+                    continue
+                manifest = [m for m in known if commit.describes(m)]
                 try:
-                    if commit and not commit.describes(manifest):
-                        manifest = member.region.manifest(slot)
-                        if not commit.describes(manifest):
-                            continue
-                except LifeboatError:
+                    if not manifest:
+                        manifest = [member.region.manifest(slot)]
+                        known += manifest
+                except (LifeboatError, MemoryError):
                     continue
                 except OSError as error:
                     member.io_error(error)
                     continue
-                if commit:
-                    copies.append((Copy(member, slot), manifest))
+                if commit.describes(manifest[0]):
+                    copies.append((Copy(member, slot), manifest[0]))
         return copies
 
     # Units of a pass: the blocks of flash, the manifest block, and of each copy first its records
@@ -207,29 +210,37 @@ class Scrubber:
         return sum([m.block_count * m.block_size for _, m in self._copies],
                    (self._manifest.block_count + 1) * size)  # fmt: skip
 
-    # Take one piece of work. Returns what kind the next one is: True for flash, False for disk.
+    # Take one piece of work. Returns what kind it was: True for flash, False for disk.
     def _next(self):
         try:
             return next(self._work)
-        except OSError as error:
-            self._reason("flash-failed", "flash", str(error.errno))
-        except Exception as error:  # noqa: BLE001 - the application goes on
-            self._reason("internal", "scrub", repr(error))
-        self._position = (self._position + 1) % self._units()
-        self._work = self._patrol()
+        except StopIteration:  # Ctrl-C has ended it
+            self._work = self._patrol()
 
     def _patrol(self):
         while True:
             again, self._suspects = self._suspects, []
             for unit in again:
-                yield from self._look(unit)
+                yield from self._try(unit)
             for _ in range(self._units()):
-                yield from self._look(self._position)
+                yield from self._try(self._position)
                 self._position = (self._position + 1) % self._units()
                 self._save()
             self.passes += 1
             self._full = self._clock
             self._save()
+
+    # What goes wrong with one unit does not keep the others from being looked at.
+    def _try(self, unit):
+        try:
+            yield from self._look(unit)
+        except OSError as error:
+            self._reason("flash-failed", "flash", str(error.errno))
+        except LifeboatError as error:
+            self._reason(error.code, "flash", error.detail)
+        except Exception as error:  # noqa: BLE001 - the application goes on
+            self._reason("internal", "scrub", repr(error))
+        yield False
 
     def _look(self, unit):
         blocks = self._manifest.block_count
@@ -294,47 +305,61 @@ class Scrubber:
             if error.errno != EIO:
                 raise
         self._suspect(block)
-        self._found("flash", number)
-        if self.policy == REPORT:
+        self._found(("flash", number), "flash", number)
+        if not self._may_mend(("flash", number)):
             return
         # A scheduled callback keeps all others away: none of them runs code out of the chip
         # while it is in program mode. In a callback of a timer it has to wait for its turn.
         self._pending = number
-        micropython.schedule(self._repair, number)
         while self._pending is not None:
+            self._scheduled = True
+            try:
+                micropython.schedule(self._repair, number)
+            except RuntimeError:  # too many are waiting
+                self._scheduled = False
             yield True
+            while self._scheduled:
+                yield True
         if self._last:
             self._after_repair(number, self._last)
 
-    # Sets _last to the name of the disk that it was repaired from, or None.
+    # Sets _last to the name of the disk that it was repaired from, or None. While somebody uses
+    # the disks, or sends new code, it is put off.
     def _repair(self, number):
-        self._last = None
         try:
-            if boot.attended:
-                return
-            if number == self._flash.manifest_block:
-                plan = Plan(self._manifest, [], manifest_copy_of(self._members, self._manifest))
-                if not plan.manifest_copy:
-                    raise LifeboatError("manifest-padding")
-                self._last = plan.manifest_copy.member.name
-            else:
-                plan = repair_plan(self._manifest, [number], self._members, self._scratch)
-                if plan.lost:
-                    raise LifeboatError("block-lost", str(number))
-                self._last = plan.sources[number].member.name
-            act(self._flash, plan, self._scratch, self._report)
-            self._report.data["erases"] += 1
+            if not (UserArea.busy or boot.attended):
+                self._last = self._pending = None
+                self._last = self._repaired_from(number)
         except LifeboatError as error:
-            self._last = None
             self._reason(error.code, "flash", error.detail)
         except OSError as error:
-            self._last = None
             self._reason("flash-failed", "flash", str(error.errno))
+        except Exception as error:  # noqa: BLE001 - what is left of it is found again
+            self._reason("internal", "scrub", repr(error))
         finally:
-            self._pending = None
+            self._scheduled = False
+
+    def _repaired_from(self, number):
+        if number == self._flash.manifest_block:
+            plan = Plan(self._manifest, [], manifest_copy_of(self._members, self._manifest))
+            if not plan.manifest_copy:
+                raise LifeboatError("manifest-padding")
+            source = plan.manifest_copy
+        else:
+            plan = repair_plan(self._manifest, [number], self._members, self._scratch)
+            if plan.lost:
+                raise LifeboatError("block-lost", str(number))
+            source = plan.sources[number]
+        act(self._flash, plan, self._scratch, _Mute())
+        return source.member.name
+
+    # Policy, and an end to what does not help: the next power-on tries again.
+    def _may_mend(self, key):
+        tries = self._tries[key] = self._tries.get(key, 0) + 1
+        return self.policy != REPORT and tries <= _TRIES
 
     def _after_repair(self, number, disk):
-        self._done("repaired", disk, "flash", number)
+        self._done(("flash", number), "repaired", disk, number)
         size = self._flash.block_size
         names = [
             name
@@ -360,6 +385,8 @@ class Scrubber:
                 yield from self._look_at_records(copy, manifest)
             else:
                 yield from self._look_at_block(copy, manifest, block)
+        except LifeboatError as error:
+            self._reason(error.code, member.name, error.detail)
         except OSError as error:
             member.io_error(error)
             self._reason("disk-failed", member.name, str(error.errno))
@@ -368,9 +395,10 @@ class Scrubber:
     def _look_at_block(self, copy, manifest, block):
         if (yield from self._copy_sum(copy, manifest, block)) == manifest.crc(block):
             return True
+        key = copy.member.name, copy.slot, block
         self._suspect_copy(copy, block)
-        self._found(copy.member.name, block)
-        return self.policy != REPORT and (yield from self._mend(copy, manifest, block))
+        self._found(key, copy.member.name, block)
+        return self._may_mend(key) and (yield from self._mend(copy, manifest, block, key))
 
     def _copy_sum(self, copy, manifest, block):
         region = copy.member.region
@@ -390,26 +418,21 @@ class Scrubber:
 
     # Write a damaged block of a copy again, from the flash or from another copy that has it right.
     # A power cut tears a block that was bad already (I2).
-    def _mend(self, copy, manifest, block):
-        source = None
-        if manifest is self._manifest:
-            if (yield from self._flash_sum(block)) == manifest.crc(block):
-                source = self._from_flash(block)
-        for other, its in self._copies:
-            if source is None and other is not copy and its.build == manifest.build:
-                if other.member.usable:
-                    found = yield from self._copy_sum(other, manifest, block)
-                    if found == manifest.crc(block):
-                        source = self._from_copy(other, manifest, block)
+    def _mend(self, copy, manifest, block, key):
+        source = yield from self._source(copy, manifest, block)
         if source is None:
             self._reason("copy-bad", copy.member.name, "block %d" % block)
             return False
         region = copy.member.region
         at = region.block_at(copy.slot, block, manifest.block_size)
+        region.check(copy.member.unit.get())
 
         def write(offset, size, crc):
             piece = self._buf[:size]
-            source(offset, piece)
+            try:
+                source(offset, piece)
+            except OSError as error:  # not a fault of the copy's disk
+                raise LifeboatError("copy-bad", "its source fails: %s" % error.errno) from None
             region.write(at + offset, piece)
             return crc32(piece, crc)
 
@@ -419,16 +442,30 @@ class Scrubber:
         if (yield from self._copy_sum(copy, manifest, block)) != manifest.crc(block):
             self._reason("disk-lies", copy.member.name, "block %d" % block)
             return False
-        self._done("mended", copy.member.name, copy.member.name, block)
+        self._done(key, "mended", copy.member.name, block)
         return True
 
-    def _from_flash(self, block):
-        return lambda offset, piece: self._flash.read(block, piece, offset)
-
-    def _from_copy(self, copy, manifest, block):
-        region = copy.member.region
-        at = region.block_at(copy.slot, block, manifest.block_size)
-        return lambda offset, piece: region.read(at + offset, piece)
+    # Where to read a block from: source(offset, piece). What fails meanwhile is no source.
+    def _source(self, copy, manifest, block):
+        if manifest is self._manifest:
+            try:
+                if (yield from self._flash_sum(block)) == manifest.crc(block):
+                    return lambda offset, piece: self._flash.read(block, piece, offset)
+            except OSError as error:
+                self._reason("flash-failed", "flash", str(error.errno))
+        for other, its in self._copies:
+            if other is copy or its.build != manifest.build or not other.member.home:
+                continue
+            try:
+                found = yield from self._copy_sum(other, manifest, block)
+            except OSError as error:
+                other.member.io_error(error)
+                continue
+            if found == manifest.crc(block):
+                region = other.member.region
+                at = region.block_at(other.slot, block, manifest.block_size)
+                return lambda offset, piece: region.read(at + offset, piece)
+        return None
 
     def _look_at_header(self, region, member):
         region.bad_copies = []
@@ -436,19 +473,21 @@ class Scrubber:
             if not region.is_good(offset, member.unit.get()):
                 region.bad_copies.append(offset)
             yield False
-        if region.bad_copies:
-            self._reason("header-bad", member.name, "")
-            if self.policy != REPORT:
-                region.mend_header(member.unit.get())
-                self._tell("mended", "", member.name, 0, 0)
-                yield False
+        if not region.bad_copies:
+            return
+        region.check(member.unit.get())
+        self._reason("header-bad", member.name, "")
+        if self._may_mend((member.name, "header")):
+            region.mend_header(member.unit.get())
+            self._tell("mended", "", member.name, 0, 0)
+            yield False
 
     def _look_at_records(self, copy, manifest):
         member, slot = copy.member, copy.slot
         if (yield from self._records_good(member, slot, manifest)):
             return
         self._reason("copy-bad", member.name, "records of slot %d" % slot)
-        if self.policy == REPORT:
+        if not self._may_mend((member.name, slot, -1)):
             return
         # The slot counts as free now. It is committed again when all of its blocks are right, so
         # a power cut leaves a free slot or a whole copy.
@@ -456,6 +495,7 @@ class Scrubber:
             if not (yield from self._look_at_block(copy, manifest, block)):
                 return
         region, unit = member.region, member.unit.get()
+        region.check(unit)
         region.write_manifest(slot, manifest, unit)
         region.flush()
         yield False
@@ -508,16 +548,19 @@ class Scrubber:
                 self._suspect(unit + block + 1)
             unit += manifest.block_count + 1
 
-    # Tell the journal and the application.
+    # Tell the journal and the application; what can't be told has happened all the same.
     def _tell(self, *entry):
         told = self._report.data.setdefault("operation", [])
         told.append(list(entry))
         del told[:-_TOLD]
-        if self._log:
-            self._log.tell([entry])
-        area = self._board.retained()
-        if area:
-            self._report.keep(area)
+        try:
+            if self._log:
+                self._log.tell([entry])
+            area = self._board.retained()
+            if area:
+                self._report.keep(area)
+        except Exception as error:  # noqa: BLE001 - too little memory, perhaps
+            self._report.reason("internal", "journal", repr(error))
 
     # What lasts is told once.
     def _once(self, key, *entry):
@@ -525,11 +568,11 @@ class Scrubber:
             self._open.add(key)
             self._tell(*entry)
 
-    def _found(self, where, number):
-        self._once((where, number), "found", "", where, number, 1)
+    def _found(self, key, where, number):
+        self._once(key, "found", "", where, number, 1)
 
-    def _done(self, event, disk, where, number):
-        self._open.discard((where, number))
+    def _done(self, key, event, disk, number):
+        self._open.discard(key)
         self._tell(event, "", disk, number, 1)
 
     def _reason(self, code, where, detail):

@@ -32,6 +32,7 @@ SPARE_MIN = 131072  # left after the slots by `lifeboat region create`
 GENERATION_MAX = 0xFFFFFFEF
 SERIAL_MAX = 0xFFFFFFEF
 PAGE_ENTRIES = 62  # most in a page of the journal
+JOURNAL_UNITS_MAX = 1024
 PARTITION_TYPE = "183690C2-8509-4DAE-A160-C2B9CF3B0828"
 
 KINDS = ("blob", "os", "romfs")
@@ -545,7 +546,7 @@ class RegionHeader:
         """
         units, start = self.journal_units, self.start + self.journal_offset
         inside = self.slot(self.slot_count) <= start <= self.copies[1] - units * UNIT
-        if not units or units % 2 or start % UNIT or not inside:
+        if not 0 < units <= JOURNAL_UNITS_MAX or units % 2 or start % UNIT or not inside:
             return None
         return start, units
 

@@ -5,12 +5,14 @@ It is read here by the page of the format alone.
 
 import struct
 from binascii import crc32
+from errno import EIO
 
 import pytest
 
 import lifeboat
 from fakes import board as sim
 from fakes.power import Power, PowerCut
+from lifeboat import scrub
 
 PAGES = 4
 GOOD = sim.image(seed=1, version="2.0")
@@ -263,3 +265,88 @@ def test_a_journal_in_an_impossible_place_is_not_there(offset, pages):
     report = lifeboat.power_on(board)
     assert report.verdict == "RUN" and report.data["members"][0]["state"] == "created"
     assert not any(sim.get(disk, journal_at(disk), 4 * 4096))
+
+
+def test_a_journal_without_end_is_not_there():
+    board = board_with(members=1)
+    disk = board.drives[0]
+    size = sim.region_size(sim.SLOT, 2, PAGES)
+    start = disk.count * disk.size - size
+    disk.count += 8 * 2048  # room for what the header claims
+    unit = bytearray(sim.get(disk, start, 4096))
+    struct.pack_into("<Q", unit, 56, (size + 2048 * 4096) // 512)
+    struct.pack_into("<I", unit, 88, 1026)
+    struct.pack_into("<I", unit, 508, crc32(unit[:508]))
+    for at in (0, size + 2048 * 4096 - 8192, size + 2048 * 4096 - 4096):
+        sim.put(disk, start + at, bytes(unit))
+    lifeboat.power_on(board)
+    board.nor.data[0] ^= 1
+    reads = disk.reads
+    assert lifeboat.power_on(board).data["repaired"]
+    assert disk.reads - reads < 100
+
+
+def test_a_failed_write_costs_nothing_that_was_told():
+    board = board_with(members=1)
+    lifeboat.power_on(board)
+    disk = board.drives[0]
+    for i in range(4):
+        board.nor.data[i * sim.ERASE] ^= 1
+        lifeboat.power_on(board)
+    before = journal(disk)
+    first = journal_at(disk) // 512
+    board.nor.data[0] ^= 1
+    disk.fault = lambda op, lba, n: EIO if op == "write" and lba >= first else None
+    lifeboat.power_on(board)
+    disk.fault = None
+    assert journal(disk) == before
+    board.nor.data[0] ^= 1
+    lifeboat.power_on(board)
+    told = journal(disk)
+    assert told[: len(before)] == before
+    assert [entry[0] for entry in told] == list(range(1, len(told) + 1))
+
+
+def test_a_page_that_can_not_be_read_does_not_count():
+    board = board_with(members=1)
+    lifeboat.power_on(board)
+    disk = board.drives[0]
+    bad = journal_at(disk) // 512 + 16  # the third page
+    disk.fault = lambda op, lba, n: EIO if op == "read" and lba <= bad < lba + n else None
+    board.nor.data[0] ^= 1
+    report = lifeboat.power_on(board)
+    assert report.data["reasons"] == []
+    assert stories(disk)[-1] == (2, "repaired", "", "disk0", 0, 1)
+
+
+def test_a_loss_in_many_places_is_told_once():
+    board = board_with(members=1, content=sim.image(seed=1, blocks=100, total=110))
+    lifeboat.power_on(board)
+    disk = board.drives[0]
+    disk.sectors = {
+        lba: data for lba, data in disk.sectors.items() if lba * 512 >= journal_at(disk)
+    }
+    size = sim.region_size(sim.slot_size(110), 2, PAGES)
+    sim.make_region(
+        disk, disk.count - size // 512, slot=sim.slot_size(110), size=size, journal=PAGES
+    )
+    for i in range(0, 100, 2):
+        board.nor.data[i * sim.ERASE] ^= 1
+    assert lifeboat.power_on(board).verdict == "RESCUE"
+    for _ in range(3):
+        assert lifeboat.power_on(board).data["disk_writes"] == 0
+
+
+def test_scrubbing_in_between_does_not_make_a_lasting_condition_new():
+    board = board_with()
+    lifeboat.power_on(board)
+    board.drives = board.drives[:1]
+    assert lifeboat.power_on(board).data["disk_writes"] == 1
+    for _ in range(3):
+        report = lifeboat.power_on(board)
+        assert report.data["disk_writes"] == 0
+        scrubber = scrub.Scrubber(board, policy=scrub.REPORT)
+        board.nor.data[0] ^= 1
+        while "operation" not in report.data:
+            scrubber.step(1)
+        board.nor.data[0] ^= 1

@@ -13,6 +13,7 @@ from fakes import board as sim
 from fakes.disk import gone
 from fakes.power import Power, PowerCut
 from lifeboat import boot, scrub
+from lifeboat.blockdev import UserArea
 from lifeboat.errors import LifeboatError
 from lifeboat.scrub import REPAIR, REPORT, RESTART, Scrubber
 
@@ -44,11 +45,11 @@ def rot_copy(disk, block, slot=0):
 
 
 def full_pass(scrubber):
-    """Steps until a pass has ended."""
+    """Steps until a whole pass has ended, and not only the rest of one."""
     before = scrubber.passes
     for _ in range(100000):
         assert scrubber.step(1)
-        if scrubber.passes > before:
+        if scrubber.passes > before + 1:
             return
     raise AssertionError("no pass ends")
 
@@ -358,10 +359,12 @@ def test_a_flash_that_fails_does_not_end_the_patrol():
     scrubber = Scrubber(board)
     board.nor.fail_erase = (0,)
     board.nor.data[0] ^= 1
+    board.nor.data[sim.ERASE] ^= 1
     full_pass(scrubber)
     assert ("reason", "flash-failed", "flash", 0, 0) in operation()
+    assert ("repaired", "", "disk0", 1, 1) in operation()
     board.nor.fail_erase = ()
-    full_pass(scrubber)
+    assert lifeboat.power_on(board).verdict == "RUN"
     assert board.nor.data == GOOD
 
 
@@ -464,3 +467,142 @@ def test_every_power_cut_is_survived(torn, keep):
         report = lifeboat.power_on(board)
         assert report.verdict == "RUN", (cut, report.data)
         assert board.nor.data == GOOD, cut
+
+
+def test_another_disk_in_the_place_of_a_member_is_not_written():
+    board = board_with()
+    disk = board.drives[0]
+    scrubber = Scrubber(board)
+    stranger = dict.fromkeys(range(disk.count), b"Z" * 512)
+    disk.sectors = dict(stranger)
+    disk.cache = []
+    full_pass(scrubber)
+    assert disk.sectors == stranger and not disk.cache
+    assert ("reason", "disk-failed", "disk0", 0, 0) in operation()
+    assert scrubber._members[0].state == "failed" and scrubber._members[1].state == "level"
+
+
+def test_a_member_is_not_blamed_for_the_disk_it_is_mended_from():
+    board = updated()
+    scrubber = Scrubber(board)
+    rot_copy(board.drives[1], 4)
+    board.drives[0].fault = gone
+    full_pass(scrubber)
+    assert [m.state for m in scrubber._members] == ["failed", "level"]
+    board.nor.data[0] ^= 1
+    full_pass(scrubber)
+    assert board.nor.data == GOOD
+
+
+def test_a_block_that_can_not_be_repaired_is_not_erased_for_ever():
+    board = board_with()
+    scrubber = Scrubber(board)
+    board.nor.data[70] &= 0xFE if GOOD[70] & 1 else 0xFF
+    board.nor.data[70] |= 0 if GOOD[70] & 1 else 1
+    board.nor.stuck = (70,)
+    erases = board.nor.erases
+    for _ in range(8):
+        full_pass(scrubber)
+    assert board.nor.erases - erases == 3
+    assert boot.report().data["repaired"] == []
+
+
+def test_a_disk_that_lies_is_not_written_for_ever():
+    board = board_with(members=1)
+    disk = board.drives[0]
+    scrubber = Scrubber(board)
+    at = block_of(disk, 1) // 512
+    rot_copy(disk, 1)
+    disk.lose = (at,)
+    for _ in range(3):
+        full_pass(scrubber)
+    writes = disk.writes
+    passes = scrubber.passes
+    for _ in range(4):
+        full_pass(scrubber)
+    assert disk.writes == writes and scrubber.passes > passes
+
+
+def test_a_repair_waits_for_the_application_that_uses_the_disk():
+    board = board_with()
+    scrubber = Scrubber(board)
+    board.nor.data[0] ^= 1
+    UserArea.busy = 1
+    try:
+        for _ in range(200):
+            scrubber.step(1)
+        assert board.nor.data != GOOD
+    finally:
+        UserArea.busy = 0
+    full_pass(scrubber)
+    assert board.nor.data == GOOD and scrubber.changed == {"app"}
+
+
+def test_a_full_schedule_is_waited_for(monkeypatch):
+    board = board_with()
+    calls = []
+
+    def schedule(function, argument):
+        calls.append(argument)
+        if len(calls) < 5:
+            raise RuntimeError("schedule queue full")
+        function(argument)
+
+    monkeypatch.setattr(scrub.micropython, "schedule", schedule)
+    scrubber = Scrubber(board)
+    board.nor.data[0] ^= 1
+    full_pass(scrubber)
+    assert board.nor.data == GOOD and len(calls) == 5
+
+
+def test_a_repair_that_blows_up_is_not_told_as_done(monkeypatch):
+    board = board_with()
+    scrubber = Scrubber(board)
+
+    def act(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(scrub, "act", act)
+    board.nor.data[0] ^= 1
+    full_pass(scrubber)
+    assert not [entry for entry in operation() if entry[0] in ("repaired", "changed")]
+    assert ("reason", "internal", "scrub", 0, 0) in operation()
+
+
+def test_a_flush_of_the_application_counts_as_use():
+    board = board_with()
+    scrubber = Scrubber(board)
+    area = lifeboat.region.user_area(board.drives[0])
+    ioctl = area._dev._dev.ioctl
+    area._dev._dev.ioctl = lambda *args: (scrubber.tick(), ioctl(*args))[1]
+    area.ioctl(3, 0)
+    assert scrubber.steps == 0 and scrubber.deferred == 1
+
+
+def test_what_can_not_be_told_does_not_end_the_patrol(monkeypatch):
+    board = board_with()
+    scrubber = Scrubber(board)
+
+    def full(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(scrubber._log, "tell", full)
+    board.nor.data[0] ^= 1
+    full_pass(scrubber)
+    assert board.nor.data == GOOD
+
+
+def test_a_power_cycle_count_that_fails_costs_one_disk_only():
+    board = board_with()
+
+    def fail():
+        raise OSError(ETIMEDOUT, "smart")
+
+    lifeboat.power_on(board)
+    scrubber = Scrubber(board)
+    board.drives[0].power_cycles = fail
+    board.nor.data[0] ^= 1
+    full_pass(scrubber)
+    assert board.nor.data == GOOD
+    assert scrubber._members[1].state == "level"
+    assert journal(board.drives[1])[-1] == (1, "changed", "repair", "app", 0, 1)

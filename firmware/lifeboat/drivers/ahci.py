@@ -240,7 +240,7 @@ class AHCIDisk:
     # (ATA8-ACS, SMART feature set; the attributes' layout is that of SFF-8035i).
     def power_cycles(self):
         self._check()
-        data = bytearray(512)
+        data = self._buf = bytearray(512)
         if self._smart:
             try:
                 self._command(
@@ -249,6 +249,7 @@ class AHCIDisk:
             except OSError as error:
                 if error.args[0] != errno.EIO:
                     raise
+        self._buf = None
         for at in range(2, 362, 12):
             if data[at] == _POWER_CYCLES and not sum(data) & 0xFF:
                 return int.from_bytes(data[at + 5 : at + 9], "little")
