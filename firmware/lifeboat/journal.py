@@ -28,13 +28,18 @@ _SIZE = const(64)  # of the page's header and of an entry
 _MOST = const(62)
 _CRC = const(4092)
 
-# Seconds from 1970 to the epoch of this port, and the least time of a clock that was set.
-_EPOCH = const(946684800) if time.gmtime(0)[0] == 2000 else const(0)
+# The least time of a clock that was set, and the seconds from 1970 to the other epoch of ports.
 _SET = const(1704067200)
+_FROM_2000 = const(946684800)
 
 
+# Seconds since 1970; a port may have no clock at all.
 def _now():
-    now = int(time.time()) + _EPOCH
+    if not hasattr(time, "gmtime"):
+        return 0
+    now = int(time.time())
+    if time.gmtime(0)[0] == 2000:
+        now += _FROM_2000
     return now if now >= _SET else 0
 
 
