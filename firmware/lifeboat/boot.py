@@ -63,6 +63,11 @@ def start(board):
     if not kept:
         return power_on(board)
     _last = kept
+    # The application wants to find its disks as after a power-on.
+    try:
+        board.start()
+    except Exception as error:  # noqa: BLE001 - I6
+        kept.reason("disks-failed", "", repr(error))
     print(kept.line())
     return kept
 

@@ -285,15 +285,31 @@ def soft(monkeypatch):
     monkeypatch.setattr(machine, "reset_cause", lambda: machine.SOFT_RESET)
 
 
-def test_after_a_soft_reset_the_stored_report_is_given_and_no_device_touched(monkeypatch, capsys):
+def test_after_a_soft_reset_the_stored_report_is_given_and_nothing_is_inspected(
+    monkeypatch, capsys
+):
     board = backed_up()
     first = lifeboat.start(board)
     soft(monkeypatch)
-    for name in ("start", "flash", "disks"):
+    for name in ("flash", "disks"):
         setattr(board, name, Raiser(AssertionError("touched")))
+    started = []
+    board.start = lambda: started.append(1)
     again = lifeboat.start(board)
     assert again.data == first.data == line(capsys)
     assert lifeboat.report() is again
+    # The application finds its disks spinning up, as after a power-on.
+    assert started == [1]
+
+
+def test_disks_that_do_not_start_after_a_soft_reset_are_told(monkeypatch):
+    board = backed_up()
+    first = lifeboat.start(board)
+    soft(monkeypatch)
+    board.start = Raiser(OSError(5, "disks"))
+    again = lifeboat.start(board)
+    assert again.verdict == first.verdict == "RUN"
+    assert again.data["reasons"][-1][0] == "disks-failed"
 
 
 @pytest.mark.parametrize("cause", ["PWRON_RESET", "HARD_RESET"])

@@ -235,3 +235,12 @@ def test_a_soft_reset_keeps_what_happened(board):
     board.wait_for("soft reboot")
     report = board.power_on_report()
     assert ["found", "", "flash", 0, 1] in report["operation"]
+
+
+def test_a_technician_scrubs_over_mpremote(rig2, mpremote):
+    code = START + "rot(100, bytes(16))\nfull_pass()\nevents()"
+    told = events(mpremote(rig2, "exec", code, timeout=180).split("\n"))
+    assert ("repaired", "", rig2.disk_name(0), "0", "1") in told
+    assert rig2.differing() == []
+    out = mpremote(rig2, "exec", "import lifeboat; print(lifeboat.report().verdict)")
+    assert "RUN" in out
