@@ -178,19 +178,12 @@ class Agent:
         for block in range(manifest.block_count):
             if block not in self._sure:
                 raise LifeboatError("flash-verify", str(block))
-        if self._in_flash(manifest):
+        if flash.holds(manifest):
             return False
         flash.replace(flash.manifest_block, manifest.raw)
-        if not self._in_flash(manifest):
+        if not flash.holds(manifest):
             raise LifeboatError("flash-verify", "manifest")
         return True
-
-    def _in_flash(self, manifest):
-        try:
-            now, blank = self._flash.manifest()
-        except LifeboatError:
-            return False
-        return blank and now.raw == manifest.raw
 
     # Backups
 

@@ -172,11 +172,14 @@ class UserArea:
             or (first < self._end * self.size and end > self._first * self.size)
         ):
             raise OSError(EPERM, self.name)
+        if offset is None:
+            return self._use(method, block, buf)
+        return self._use(method, block, buf, offset)
+
+    def _use(self, method, *args):
         UserArea.busy += 1
         try:
-            if offset is None:
-                return method(block, buf)
-            return method(block, buf, offset)
+            return method(*args)
         finally:
             UserArea.busy -= 1
 
@@ -190,13 +193,7 @@ class UserArea:
     def ioctl(self, op, arg):
         if op == COUNT:
             return self.count
-        if op == ERASE:
-            return 0
-        UserArea.busy += 1
-        try:
-            return self._dev.ioctl(op, arg)
-        finally:
-            UserArea.busy -= 1
+        return 0 if op == ERASE else self._use(self._dev.ioctl, op, arg)
 
 
 class Scratch:

@@ -5,6 +5,7 @@ from errno import EINVAL
 from micropython import const
 
 from .blockdev import INIT, Checked, Window, geometry
+from .errors import LifeboatError
 from .kernels import blank, crc32
 from .manifest import Manifest
 
@@ -86,6 +87,14 @@ class CodeFlash:
         if self._mapped:
             return manifest, blank(self._dev.view(rest, end - rest))
         return manifest, all(blank(piece) for piece in self._pieces(rest, end))
+
+    def holds(self, manifest):
+        """Return whether the manifest block holds just this manifest, and blank bytes after it."""
+        try:
+            now, blank = self.manifest()
+        except LifeboatError:
+            return False
+        return blank and now.raw == manifest.raw
 
     def replace(self, block, data):
         """Erase a block and program data at its start; what follows stays erased.

@@ -54,6 +54,27 @@ def _story(page, at):
     return bytes(page[at + 16 : at + end])
 
 
+# Read a page; its serial when it counts, else 0.
+def _read(region, i, page):
+    try:
+        region.read(region.page_at(i), page)
+    except OSError as error:
+        if error.errno != EIO:
+            raise
+        return 0
+    magic, major, _, _, serial, region_id, count = unpack_from(PAGE, page, 0)
+    if (
+        magic == _MAGIC
+        and major == _MAJOR
+        and serial < _LIMIT
+        and region_id == region.region_id
+        and 0 < count <= _MOST
+        and crc32(memoryview(page)[:_CRC]) == unpack_from("<I", page, _CRC)[0]
+    ):
+        return serial
+    return 0
+
+
 class _Journal:
     """Where the journal of one member goes on; page: a shared scratch of UNIT bytes."""
 
@@ -61,34 +82,14 @@ class _Journal:
         self._region = region
         self._serial = self._at = self._count = self._number = self.session = 0
         for i in range(region.journal_pages):
-            serial = self._read(i, page)
+            serial = _read(region, i, page)
             if serial > self._serial:
                 self._serial, self._at = serial, i
         if self._serial:
-            if self._read(self._at, page) != self._serial:
+            if _read(region, self._at, page) != self._serial:
                 raise LifeboatError("disk-lies", "journal")
             self._count = unpack_from("<I", page, 32)[0]
             self._number, self.session = unpack_from("<II", page, _SIZE * self._count)
-
-    # The serial of a page that counts, else 0.
-    def _read(self, i, page):
-        try:
-            self._region.read(self._region.page_at(i), page)
-        except OSError as error:
-            if error.errno != EIO:
-                raise
-            return 0
-        magic, major, _, _, serial, region_id, count = unpack_from(PAGE, page, 0)
-        if (
-            magic == _MAGIC
-            and major == _MAJOR
-            and serial < _LIMIT
-            and region_id == self._region.region_id
-            and 0 < count <= _MOST
-            and crc32(memoryview(page)[:_CRC]) == unpack_from("<I", page, _CRC)[0]
-        ):
-            return serial
-        return 0
 
     def told(self, stories, page):
         """Return whether the last power-on that told more than its verdict told just these.
@@ -111,7 +112,7 @@ class _Journal:
 
         The other page of the pair is written, so a power cut costs no entry that was told before.
         """
-        if self._count and self._read(self._at, page) != self._serial:
+        if self._count and _read(self._region, self._at, page) != self._serial:
             raise LifeboatError("disk-lies", "journal")
         while entries:
             at, count = self._at, self._count
@@ -140,7 +141,7 @@ class _Journal:
         pack_into("<I", page, _CRC, crc32(memoryview(page)[:_CRC]))
         region.write(region.page_at(at), page)
         region.flush()
-        if self._read(at, page) != serial:
+        if _read(region, at, page) != serial:
             raise LifeboatError("disk-lies", "journal")
         self._serial = serial
 
@@ -150,10 +151,9 @@ def entries(region, page):
 
     page: scratch of UNIT bytes. Raises OSError as the disk does.
     """
-    journal = _Journal(region, page)
     found = {}
     for i in range(region.journal_pages):
-        if journal._read(i, page):
+        if _read(region, i, page):
             for at in range(_SIZE, _SIZE * (unpack_from("<I", page, 32)[0] + 1), _SIZE):
                 entry = unpack_from(ENTRY, page, at)
                 found[entry[0]] = entry

@@ -218,11 +218,6 @@ def act(flash, plan, scratch, report):
         raise LifeboatError("flash-verify", str(block))
     if plan.manifest_copy:
         flash.replace(flash.manifest_block, manifest.raw)
-        try:
-            now, blank = flash.manifest()
-            same = blank and now.raw == manifest.raw
-        except LifeboatError:
-            same = False
-        if not same:
+        if not flash.holds(manifest):
             raise LifeboatError("flash-verify", "manifest")
         report.repaired(flash.manifest_block, plan.manifest_copy.member.name)
