@@ -96,7 +96,7 @@ make_in() {
         PYTHON="$(realpath -s --relative-to="$dir" "$LIFEBOAT_CACHE/venv/bin/python3")" "$@"
 }
 
-# ---- packages, arm_packages, test_packages ----
+# ---- packages, test_packages ----
 
 PACKAGES=packages.txt
 
@@ -159,32 +159,7 @@ packages_hint() {
         "$(packages_missing | sed 's/|/ or /g' | paste -sd ' ')"
 }
 
-# What only tests need, a gigabyte once installed.
-arm_packages_text() (
-    PACKAGES=packages-arm.txt
-    packages_text
-)
-
-arm_packages_key() {
-    :
-}
-
-arm_packages_there() (
-    PACKAGES=packages-arm.txt
-    packages_there
-)
-
-arm_packages_do() (
-    PACKAGES=packages-arm.txt
-    packages_do
-)
-
-arm_packages_hint() (
-    PACKAGES=packages-arm.txt
-    packages_hint
-)
-
-# Partitioning tools and file systems, to make what tests of the disk map look at.
+# What only tests need, more than a gigabyte once installed.
 test_packages_text() (
     PACKAGES=packages-test.txt
     packages_text

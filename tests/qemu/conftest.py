@@ -1,16 +1,14 @@
 """Fixtures of the tests on QEMU boards."""
 
-import re
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import pytest
 
-from lifeboat_host import boards, qemu
+from lifeboat_host import boards
 from lifeboat_host.errors import LifeboatError
-from qemu.rig import MB, Rig
+from qemu.rig import MB, Rig, pty_board
 
 BOARDS = ["qemu_virt", "qemu_sifive_u"]
 BIG = ("16MB", "32MB")
@@ -109,7 +107,7 @@ def mpremote():
     """mpremote(rig, *arguments): run the real tool against the board, over a pty."""
 
     def run(rig, *arguments, timeout=60):
-        with pty_board(rig) as path:
+        with pty_board(rig) as (path, _):
             done = subprocess.run(
                 [sys.executable, "-m", "mpremote", "connect", path, *arguments],
                 capture_output=True,
@@ -121,19 +119,3 @@ def mpremote():
             return done.stdout
 
     return run
-
-
-@contextmanager
-def pty_board(rig):
-    """Start the rig's board with its console on a pty; yields the pty's path."""
-    command = qemu.machine_arguments(rig.spec, rig.flash, rig.drives)
-    process = subprocess.Popen(
-        [*command, "-serial", "pty"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        line = process.stdout.readline()
-        yield re.search(r"/dev/\S+", line).group()
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()

@@ -3,8 +3,9 @@
 import hashlib
 import os
 import random
+import re
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lifeboat_host import boards, disks, image, qemu, region
@@ -199,6 +200,21 @@ class Rig:
             subprocess.run(["cp", "--sparse=always", str(path), str(copy)], check=True)
         other.drives = [other.folder / path.name for path in self.drives]
         return other
+
+
+@contextmanager
+def pty_board(rig):
+    """Start the rig's board with its console on a pty; gives (the pty's path, the process)."""
+    command = qemu.machine_arguments(rig.spec, rig.flash, rig.drives)
+    process = subprocess.Popen(
+        [*command, "-serial", "pty"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield re.search(r"/dev/\S+", process.stdout.readline()).group(), process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 def extents(path):

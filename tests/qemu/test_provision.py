@@ -7,36 +7,20 @@ import re
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from lifeboat_host import boarddisk, disks, image, qemu, region
+from lifeboat_host import boarddisk, disks, image, region
 from lifeboat_host.agent import Agent
 from lifeboat_host.boarddisk import open_disks
 from lifeboat_host.errors import LifeboatError
 from lifeboat_host.link import Link
-from qemu.rig import DISK, MB, Rig, data_hash
+from qemu.rig import DISK, MB, Rig, data_hash, pty_board
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = ROOT / "docs" / "provisioning.md"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "host_tools")}
-
-
-@contextmanager
-def started(rig):
-    """The rig's board with its console on a pty; gives (port, process)."""
-    command = qemu.machine_arguments(rig.spec, rig.flash, rig.drives)
-    process = subprocess.Popen(
-        [*command, "-serial", "pty"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        yield re.search(r"/dev/\S+", process.stdout.readline()).group(), process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def command(*arguments):
@@ -113,7 +97,7 @@ def test_a_blank_board_becomes_protected_and_blank_again(empty_rig, tmp_path):
     undo = tmp_path / "undo"
     undo.mkdir()
 
-    with started(rig) as (port, _):
+    with pty_board(rig) as (port, _):
         arguments = ["provision", "--port", port, "--image", new.flash, "--size", size]
         arguments += ["--undo", undo]
         # Nobody has said that what is not zero may be lost.
@@ -153,7 +137,7 @@ def test_a_blank_board_becomes_protected_and_blank_again(empty_rig, tmp_path):
         assert [data_hash(path) for path in [rig.flash, *paths]] == again
     app_runs(rig)
 
-    with started(rig) as (port, _):
+    with pty_board(rig) as (port, _):
         files = [f"--undo={path}" for path in sorted(undo.iterdir())]
         assert len(files) == len(paths)
         assert (
@@ -169,7 +153,7 @@ def test_new_code_is_sent_as_far_as_it_differs_and_backed_up(rig2, tmp_path):
     new = new_code(rig2, tmp_path / "new", 2 * MB, version="2.0", app="print('app: running')\n#2")
     want = differing(rig2.flash, new.flash, rig2.spec.block_size)
     assert 1 < len(want) < rig2.blocks
-    with started(rig2) as (port, _):
+    with pty_board(rig2) as (port, _):
         result = lifeboat("flash", "--port", port, "--image", new.flash, "--yes")
         assert result["sent"]["blocks_sent"] == len(want) - 1  # all but the manifest
         assert result["report"]["verdict"] == "RUN" and result["report"]["version"] == "2.0"
@@ -199,7 +183,7 @@ def test_an_image_that_is_wrong_is_refused(rig2, tmp_path):
     data[4321] ^= 1
     broken.write_bytes(data)
     before = rig2.hashes()
-    with started(rig2) as (port, _):
+    with pty_board(rig2) as (port, _):
         for path, code in (
             (other, "manifest-product"),
             (broken, "image-damaged"),
@@ -214,7 +198,7 @@ def test_an_image_that_is_wrong_is_refused(rig2, tmp_path):
 def test_a_board_unplugged_in_the_middle_is_an_error_and_keeps_its_old_code(rig2, tmp_path):
     new = new_code(rig2, tmp_path / "new", 2 * MB, version="2.0", seed=2)
     block = rig2.spec.block_size
-    with started(rig2) as (port, board):
+    with pty_board(rig2) as (port, board):
         flash = subprocess.Popen(
             command("flash", "--port", port, "--image", new.flash, "--yes", "--json"),
             stdout=subprocess.PIPE,
@@ -234,7 +218,7 @@ def test_a_board_unplugged_in_the_middle_is_an_error_and_keeps_its_old_code(rig2
 
 def test_damage_is_found_and_mended_on_request(rig2):
     rig2.rot(rig2.drives[0], 1)
-    with started(rig2) as (port, _):
+    with pty_board(rig2) as (port, _):
         with Link(port) as link:
             agent = Agent(link)
             # The board itself refuses to damage what it could not repair from everywhere.
@@ -259,7 +243,7 @@ def test_a_disk_behind_the_board_is_the_disk(rig2):
     name = rig2.disk_name(rig2.most_disks - 1)
     start, end = rig2.region_range(path)
     rng = random.Random(3)
-    with disks.Disk(path) as file, started(rig2) as (port, _):
+    with disks.Disk(path) as file, pty_board(rig2) as (port, _):
         inspected = lifeboat("region", "inspect", "--port", port, name)["members"]
         assert [member["disk"] for member in inspected] == [name]
         with open_disks(port, [name], write=True) as (disk,):
@@ -292,7 +276,7 @@ def test_the_transfer_is_near_to_what_the_line_carries(rig2, capsys):
     """Bytes on the line, against raw bytes without any protocol in the same run."""
     size = (96 if rig2.spec.flash_kind == "mtd" else 256) * 1024
     data = random.Random(4).randbytes(size)
-    with started(rig2) as (port, _), Link(port) as link:
+    with pty_board(rig2) as (port, _), Link(port) as link:
         agent = Agent(link)
         (disk,) = boarddisk.attached(agent, [rig2.disk_name(0)], write=True)
         disk.allow([(MB, 2 * MB)])
@@ -334,7 +318,7 @@ def config(tmp_path):
 def test_mpremote_has_commands_of_lifeboat(rig2, config):
     names, environment = config
     rig2.rot(rig2.drives[0], 1)
-    with started(rig2) as (port, _):
+    with pty_board(rig2) as (port, _):
 
         def mpremote(*arguments):
             done = subprocess.run(
