@@ -1,12 +1,14 @@
 """The line to a board, against a fake board at the other end of a pty."""
 
 import contextlib
+import errno
 import json
 import os
 import random
 import re
 import struct
 import threading
+import time
 import tty
 import zlib
 
@@ -82,6 +84,11 @@ class Board(threading.Thread):
             self.codes.append(code.decode())
             out, error = self.run_code(code.decode())
         self.say(out + b"\x04" + error + b"\x04>")
+
+    def pulled(self, code):
+        """For run_code: the cable is pulled while the code runs."""
+        self.unplug()
+        raise OSError(errno.EIO, code)
 
     def unplug(self):
         """Only from the board's own thread, or when that has ended."""
@@ -231,14 +238,15 @@ def test_output_without_end_is_an_error_and_no_hang(board):
 
 
 def test_more_than_a_dead_board_takes_is_an_error_and_no_hang(board, impatient):
-    one = board(lambda code: threading.Event().wait(3))
+    one = board(lambda code: time.sleep(3) or (b"", b""))
     with Link(one.port) as link:
         link.begin("deaf")
         assert code_of(link.write, b"x" * (1 << 20)) == "link-timeout"
 
 
 def test_a_cable_pulled_while_code_runs_is_an_error(board):
-    one = board(lambda code: one.unplug())
+    one = board()
+    one.run_code = one.pulled
     with Link(one.port) as link:
         assert code_of(link.exec, "anything") == "link-closed"
         assert code_of(link.exec, "anything") == "link-closed"
@@ -291,7 +299,8 @@ def test_a_reset_without_a_report_is_an_error_and_no_hang(board, impatient):
 
 
 def test_a_port_that_does_not_come_back_after_a_reset_is_an_error(board, impatient):
-    one = board(lambda code: one.unplug())
+    one = board()
+    one.run_code = one.pulled
     with Link(one.port) as link:
         assert code_of(link.reset, 5) == "link-closed"
 

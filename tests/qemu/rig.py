@@ -212,7 +212,7 @@ def pty_board(rig):
     try:
         yield re.search(r"/dev/\S+", process.stdout.readline()).group(), process
     finally:
-        process.kill()
+        process.terminate()  # unlike kill(), it lets QEMU end its writes
         process.wait()
         process.stdout.close()
 
