@@ -120,5 +120,7 @@ def _test(arguments: Sequence[str]) -> int:
     args, rest = parser.parse_known_args(arguments)
     wanted = [f"({args.markers})"] if args.markers else []
     wanted += [] if args.slow else ["not slow"]
+    # The whole takes two cores; a choice of tests gets pytest's own way of showing them.
+    rest = rest or ["-n", "2", "--dist", "loadgroup"]
     command = [sys.executable, "-m", "pytest", "-m", " and ".join(wanted), *rest]
     return subprocess.run(command, cwd=boards.root(), check=False).returncode
