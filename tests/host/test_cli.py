@@ -364,10 +364,11 @@ def test_a_foreign_process_with_our_number_is_not_ours(lifeboat, tree):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], ["-m", "not slow"]),
-        (["--slow"], ["-m", ""]),
-        (["-m", "host", "-k", "name"], ["-m", "(host) and not slow", "-k", "name"]),
-        (["--slow", "-m", "qemu", "-x"], ["-m", "(qemu)", "-x"]),
+        ([], [["host and not slow", "-n", "2"], ["not host and not slow"]]),
+        (["--slow"], [["host", "-n", "2"], ["not host"]]),
+        (["-m", "host", "-k", "name"], [["(host) and not slow", "-k", "name"]]),
+        (["--slow", "-m", "qemu", "-x"], [["(qemu)", "-x"]]),
+        (["-k", "name"], [["not slow", "-k", "name"]]),
     ],
 )
 def test_test_runs_pytest_in_the_tree(lifeboat, tree, monkeypatch, arguments, expected):
@@ -375,8 +376,8 @@ def test_test_runs_pytest_in_the_tree(lifeboat, tree, monkeypatch, arguments, ex
 
     def run(command, cwd, check):
         calls.append((command, cwd))
-        return subprocess.CompletedProcess(command, 5)
+        return subprocess.CompletedProcess(command, 5 if len(calls) == 1 else 0)
 
     monkeypatch.setattr(cli.subprocess, "run", run)
     assert lifeboat("test", *arguments)[0] == 5
-    assert calls == [([sys.executable, "-m", "pytest", *expected], tree)]
+    assert calls == [([sys.executable, "-m", "pytest", "-m", *run], tree) for run in expected]
