@@ -292,18 +292,26 @@ class Scrubber:
             crc = crc32(b"\xff" * min(_LEAST, self._flash.block_size - at), crc)
         return crc
 
+    # Whether a sum comes to this CRC-32, at a second look at the latest: what only was read badly
+    # is not to be erased, or torn by a power cut while it is written again.
+    def _is_right(self, want, summing, *args):
+        for _ in range(2):
+            try:
+                if (yield from summing(*args)) == want:
+                    return True
+            except OSError as error:
+                if error.errno != EIO:
+                    raise
+        return False
+
     # --- flash -----------------------------------------------------------------------------
 
     def _look_at_flash(self, block):
         last = block == self._manifest.block_count
         number = self._flash.manifest_block if last else block
         want = self._manifest_crc if last else self._manifest.crc(block)
-        try:
-            if (yield from self._flash_sum(number)) == want:
-                return
-        except OSError as error:
-            if error.errno != EIO:
-                raise
+        if (yield from self._is_right(want, self._flash_sum, number)):
+            return
         self._suspect(block)
         self._found(("flash", number), "flash", number)
         if not self._may_mend(("flash", number)):
@@ -393,28 +401,24 @@ class Scrubber:
 
     # Returns whether it is right now.
     def _look_at_block(self, copy, manifest, block):
-        if (yield from self._copy_sum(copy, manifest, block)) == manifest.crc(block):
+        if (yield from self._copy_is_right(copy, manifest, block)):
             return True
         key = copy.member.name, copy.slot, block
         self._suspect_copy(copy, block)
         self._found(key, copy.member.name, block)
         return self._may_mend(key) and (yield from self._mend(copy, manifest, block, key))
 
-    def _copy_sum(self, copy, manifest, block):
-        region = copy.member.region
-        at = region.block_at(copy.slot, block, manifest.block_size)
+    # A sector that can't be read is as bad as one with other content: writing it may cure it.
+    def _copy_is_right(self, copy, manifest, block):
+        region, size = copy.member.region, manifest.block_size
+        at = region.block_at(copy.slot, block, size)
 
         def read(offset, size, crc):
             piece = self._buf[:size]
             region.read(at + offset, piece)
             return crc32(piece, crc)
 
-        try:
-            return (yield from self._sum(False, manifest.block_size, read))
-        except OSError as error:
-            if error.errno != EIO:
-                raise
-            return None  # to write it again may cure it
+        return (yield from self._is_right(manifest.crc(block), self._sum, False, size, read))
 
     # Write a damaged block of a copy again, from the flash or from another copy that has it right.
     # A power cut tears a block that was bad already (I2).
@@ -439,7 +443,10 @@ class Scrubber:
         yield from self._sum(False, manifest.block_size, write)
         region.flush()
         yield False
-        if (yield from self._copy_sum(copy, manifest, block)) != manifest.crc(block):
+        # A disk that leaves the buffer alone is not to pass for one that gives what was written.
+        for at in range(0, len(self._buf), 512):
+            self._buf[at] ^= 0xFF
+        if not (yield from self._copy_is_right(copy, manifest, block)):
             self._reason("disk-lies", copy.member.name, "block %d" % block)
             return False
         self._done(key, "mended", copy.member.name, block)
@@ -449,7 +456,7 @@ class Scrubber:
     def _source(self, copy, manifest, block):
         if manifest is self._manifest:
             try:
-                if (yield from self._flash_sum(block)) == manifest.crc(block):
+                if (yield from self._is_right(manifest.crc(block), self._flash_sum, block)):
                     return lambda offset, piece: self._flash.read(block, piece, offset)
             except OSError as error:
                 self._reason("flash-failed", "flash", str(error.errno))
@@ -457,11 +464,11 @@ class Scrubber:
             if other is copy or its.build != manifest.build or not other.member.home:
                 continue
             try:
-                found = yield from self._copy_sum(other, manifest, block)
+                right = yield from self._copy_is_right(other, manifest, block)
             except OSError as error:
                 other.member.io_error(error)
                 continue
-            if found == manifest.crc(block):
+            if right:
                 region = other.member.region
                 at = region.block_at(other.slot, block, manifest.block_size)
                 return lambda offset, piece: region.read(at + offset, piece)
@@ -470,9 +477,13 @@ class Scrubber:
     def _look_at_header(self, region, member):
         region.bad_copies = []
         for offset in region.copies:
-            if not region.is_good(offset, member.unit.get()):
+            for _ in range(2):
+                good = region.is_good(offset, member.unit.get())
+                yield False
+                if good:
+                    break
+            else:
                 region.bad_copies.append(offset)
-            yield False
         if not region.bad_copies:
             return
         region.check(member.unit.get())
@@ -484,8 +495,9 @@ class Scrubber:
 
     def _look_at_records(self, copy, manifest):
         member, slot = copy.member, copy.slot
-        if (yield from self._records_good(member, slot, manifest)):
-            return
+        for _ in range(2):
+            if (yield from self._records_good(member, slot, manifest)):
+                return
         self._reason("copy-bad", member.name, "records of slot %d" % slot)
         if not self._may_mend((member.name, slot, -1)):
             return
@@ -527,13 +539,8 @@ class Scrubber:
             region.read(at + offset, piece)
             return crc32(piece[: max(0, size - offset)], crc)
 
-        try:
-            found = yield from self._sum(False, size + -size % _LEAST, read)
-        except OSError as error:
-            if error.errno != EIO:
-                raise
-            return False
-        return found == crc32(manifest.raw)
+        whole = size + -size % _LEAST
+        return (yield from self._is_right(crc32(manifest.raw), self._sum, False, whole, read))
 
     # --- memory ----------------------------------------------------------------------------
 

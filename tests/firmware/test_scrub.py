@@ -196,6 +196,60 @@ def test_a_sector_that_can_not_be_read_is_written_anew():
     assert ("mended", "", "disk0", 2, 1) in operation()
 
 
+@pytest.mark.parametrize("error", [None, EIO])
+@pytest.mark.parametrize("block", [2, sim.BLOCKS - 1])
+def test_flash_that_was_read_badly_once_is_not_erased(error, block):
+    board = board_with(mapped=False)
+    scrubber = Scrubber(board)
+    nor = board.nor
+    before, erases, read = bytes(nor.data), nor.erases, nor.readblocks
+    glitches = []
+
+    def readblocks(at, buf, *args):
+        read(at, buf, *args)
+        if at == block and not glitches:
+            glitches.append(at)
+            buf[0] ^= 1
+            if error:
+                raise OSError(error, "glitch")
+
+    nor.readblocks = readblocks
+    full_pass(scrubber)
+    assert glitches and nor.erases == erases and bytes(nor.data) == before
+    assert operation() == []
+
+
+@pytest.mark.parametrize("error", [None, EIO])
+@pytest.mark.parametrize("what", ["header", "tail", "commit", "manifest", "block"])
+def test_a_copy_that_was_read_badly_once_is_not_rewritten(what, error):
+    board = board_with()
+    disk = board.drives[1]
+    scrubber = Scrubber(board)
+    region = region_of(disk)
+    at = {
+        "header": region,
+        "tail": region + SIZE - 4096,
+        "commit": region + 4096,
+        "manifest": region + 8192,
+        "block": block_of(disk, 3),
+    }[what]
+    writes, read = disk.writes, disk.readblocks
+    glitches = []
+
+    def readblocks(lba, buf, *args):
+        read(lba, buf, *args)
+        if lba == at // 512 and not glitches:
+            glitches.append(lba)
+            buf[9] ^= 1
+            if error:
+                raise OSError(error, "glitch")
+
+    disk.readblocks = readblocks
+    full_pass(scrubber)
+    assert glitches and disk.writes == writes
+    assert operation() == []
+
+
 def updated():
     """A board with copies of 1.0 and of 2.0 on both disks; the copies of 1.0 are in slot 0."""
     board = sim.SimBoard(bytearray(OLD), journal=PAGES)
@@ -521,6 +575,26 @@ def test_a_disk_that_lies_is_not_written_for_ever():
     for _ in range(4):
         full_pass(scrubber)
     assert disk.writes == writes and scrubber.passes > passes
+
+
+def test_a_disk_that_leaves_the_buffer_alone_is_found_out():
+    """What was written, still in memory, is not taken for what the disk holds."""
+    board = board_with(members=1)
+    disk = board.drives[0]
+    scrubber = Scrubber(board)
+    rot_copy(disk, 1)
+    lbas = range(block_of(disk, 1) // 512, block_of(disk, 2) // 512)
+    disk.lose = lbas
+    read, writes = disk.readblocks, disk.writes
+
+    def readblocks(lba, buf, *args):
+        if disk.writes == writes or lba not in lbas:
+            read(lba, buf, *args)
+
+    disk.readblocks = readblocks
+    full_pass(scrubber)
+    assert ("reason", "disk-lies", "disk0", 0, 0) in operation()
+    assert not [entry for entry in operation() if entry[0] == "mended"]
 
 
 def test_a_repair_waits_for_the_application_that_uses_the_disk():
