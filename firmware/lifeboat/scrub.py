@@ -339,7 +339,10 @@ class Scrubber:
                 self._last = self._pending = None
                 self._last = self._repaired_from(number)
         except LifeboatError as error:
-            self._reason(error.code, "flash", error.detail)
+            if error.code == "block-lost":
+                self._lost("flash", number)
+            else:
+                self._reason(error.code, "flash", error.detail)
         except OSError as error:
             self._reason("flash-failed", "flash", str(error.errno))
         except Exception as error:  # noqa: BLE001 - what is left of it is found again
@@ -425,7 +428,7 @@ class Scrubber:
     def _mend(self, copy, manifest, block, key):
         source = yield from self._source(copy, manifest, block)
         if source is None:
-            self._reason("copy-bad", copy.member.name, "block %d" % block)
+            self._lost(copy.member.name, block)
             return False
         region = copy.member.region
         at = region.block_at(copy.slot, block, manifest.block_size)
@@ -577,6 +580,11 @@ class Scrubber:
 
     def _found(self, key, where, number):
         self._once(key, "found", "", where, number, 1)
+
+    # A block without any good copy.
+    def _lost(self, where, number):
+        self._report.reason("block-lost", where, str(number))
+        self._once(("lost", where, number), "lost", "", where, number, 1)
 
     def _done(self, key, event, disk, number):
         self._open.discard(key)

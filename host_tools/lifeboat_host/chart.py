@@ -92,7 +92,7 @@ _OF_BLOCKS = ("found", "repaired", "lost", "changed")
 
 def _is_of_blocks(event: Event) -> bool:
     entry = event.entry
-    of_flash = entry.event != "found" or entry.where == "flash"
+    of_flash = entry.event not in ("found", "lost") or entry.where == "flash"
     return entry.event in _OF_BLOCKS and of_flash and entry.count > 0
 
 

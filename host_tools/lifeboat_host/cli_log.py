@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -31,11 +31,12 @@ examples:
   lifeboat log --port /dev/ttyUSB0               all disks of the connected board
   lifeboat log --port /dev/ttyUSB0 sata0 --json
 
-exit codes: 0 the last session ended well; 3 its verdict is not RUN, or blocks were lost
+exit codes: 0 the last session ended well; 3 its verdict is not RUN, or damage in the code
+that was found in operation was not repaired
 """
 
 
-_REPEATED = 6  # blocks that the summary names
+_NAMED = 6  # blocks, in the summary
 
 
 def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
@@ -160,11 +161,16 @@ def _span(span: tuple[int, int]) -> str:
 
 
 def _repeated(history: History) -> str:
-    """The blocks that were repaired most often, a few of them."""
+    """The blocks that were repaired most often."""
     most = sorted(history.repeated.items(), key=lambda item: -len(item[1]))
-    parts = [f"block {block} ({len(numbers)} times)" for block, numbers in most[:_REPEATED]]
-    more = len(most) - len(parts)
-    return ", ".join(parts) + (f" and {_plural(more, 'other')}" if more else "")
+    return _some(f"block {block} ({len(numbers)} times)" for block, numbers in most)
+
+
+def _some(blocks: Iterable[str]) -> str:
+    """The first of these, and how many there are besides."""
+    parts = list(blocks)
+    more = len(parts) - _NAMED
+    return ", ".join(parts[:_NAMED]) + (f" and {_plural(more, 'other')}" if more > 0 else "")
 
 
 def _summary(history: History) -> Iterator[tuple[str, str]]:
@@ -183,7 +189,11 @@ def _summary(history: History) -> Iterator[tuple[str, str]]:
     good = history.last_good
     yield "last good", _name(good) if good else "none of these sessions"
     meaning = VERDICTS.get(last.verdict, ("", "not known"))[1]
-    lost = "; blocks were lost" if last.lost else ""
+    if last.damaged and last.verdict != "RESCUE":
+        meaning = "but then damage in the code was found that was not repaired"
+    if last.damaged:
+        meaning += f": {_some(f'block {block}' for block in last.damaged)}"
+    lost = "; blocks were lost, no copy has them" if last.lost else ""
     yield "last", f"{_name(last)}: {last.verdict or 'no verdict'}, {meaning}{lost}"
 
 
@@ -266,6 +276,7 @@ def _json(history: History) -> dict[str, Any]:
         "last_good": good.number if good else None,
         "last_verdict": last[0].verdict if last else None,
         "blocks_lost": bool(last) and last[0].lost,
+        "blocks_damaged": last[0].damaged if last else [],
     }
 
 

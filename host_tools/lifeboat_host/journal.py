@@ -149,13 +149,29 @@ class Session:
 
     @property
     def lost(self) -> bool:
-        """Whether blocks had no good copy."""
-        return any(event.entry.event == "lost" for event in self.events)
+        """Whether blocks of the flash had no good copy."""
+        entries = [event.entry for event in self.events if event.entry.where == "flash"]
+        return any(entry.event == "lost" or entry.code == "block-lost" for entry in entries)
+
+    @property
+    def damaged(self) -> list[int]:
+        """Blocks of the flash that were lost, or found damaged in operation, and not repaired
+        since. What is found at power-on is in its verdict."""
+        left: set[int] = set()
+        for event in self.events:
+            entry = event.entry
+            if entry.event == "repaired":
+                left.difference_update(event.blocks)
+            elif entry.where == "flash" and (
+                entry.event == "lost" or (entry.event == "found" and entry.phase != AT_POWER_ON)
+            ):
+                left.update(event.blocks)
+        return sorted(left)
 
     @property
     def good(self) -> bool:
-        """Whether the code was whole and had its backup."""
-        return self.verdict == "RUN" and not self.lost
+        """Whether the code was whole, to the end, and had its backup."""
+        return self.verdict == "RUN" and not self.damaged
 
 
 @dataclass
@@ -328,13 +344,13 @@ def tell(entry: Entry) -> str:
     if entry.event == "power-on":
         version = f"with version {where}" if where else "without verified code"
         return f"power-on {version}: {code}"
+    what = "" if where == "flash" else " of its backup copy"
     if entry.event == "found":
-        what = "" if where == "flash" else " of its backup copy"
         return f"{where}: {_blocks(entry)}{what} damaged"
     if entry.event == "repaired":
         return f"flash: {_blocks(entry)} repaired from {where}"
     if entry.event == "lost":
-        return f"{where}: {_blocks(entry)} lost"
+        return f"{where}: {_blocks(entry)}{what} lost"
     if entry.event == "created":
         return f"{where}: new backup copy, generation {entry.first}, {entry.count} blocks"
     if entry.event == "mended":

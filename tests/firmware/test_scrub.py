@@ -278,7 +278,9 @@ def test_what_no_copy_has_is_left_alone_and_told_once():
     full_pass(scrubber)
     full_pass(scrubber)
     assert [sim.get(d, block_of(d, 0), 6 * sim.ERASE) for d in board.drives] == before
-    assert operation().count(("reason", "copy-bad", "disk0", 0, 0)) == 1
+    for name in ("disk0", "disk1"):
+        assert operation().count(("lost", "", name, 4, 1)) == 1
+        assert ["block-lost", name, "4"] in boot.report().data["reasons"]
 
 
 @pytest.mark.parametrize("what", ["commit", "manifest"])
@@ -318,7 +320,9 @@ def test_flash_without_any_good_copy_is_told_and_left():
     scrubber = Scrubber(board)
     full_pass(scrubber)
     assert bytes(board.nor.data) == before
-    assert ("reason", "block-lost", "flash", 0, 0) in operation()
+    assert ("lost", "", "flash", 2, 1) in operation()
+    assert ["block-lost", "flash", "2"] in boot.report().data["reasons"]
+    assert (1, "lost", "", "flash", 2, 1) in journal(board.drives[0])
 
 
 def test_suspects_are_looked_at_first():

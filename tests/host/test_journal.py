@@ -411,6 +411,35 @@ def test_log_ends_with_3_when_blocks_were_lost(lifeboat, disk_file):
     assert f"flash: block 7 lost: {reasons.ADVICE['block-lost']}" in out
 
 
+@pytest.mark.parametrize(
+    ("later", "damaged"),
+    [
+        ([], [7]),  # only told, by policy
+        ([(b"repaired", b"", b"sata0")], []),
+        ([(b"repaired", b"", b"sata0"), (b"found", b"", b"flash")], [7]),
+        ([(b"lost", b"", b"flash")], [7]),
+        ([(b"reason", b"block-lost", b"flash")], [7]),
+        ([(b"lost", b"", b"flash"), (b"repaired", b"", b"sata0")], []),
+    ],
+)
+def test_damage_found_in_operation_counts_until_it_is_repaired(
+    lifeboat, disk_file, later, damaged
+):
+    told = [(b"found", b"", b"flash"), *later, (b"found", b"", b"sata1"), (b"lost", b"", b"sata1")]
+    events = [
+        entry(number, 1, *what, 7, 1, NOON, 5400000, 1) for number, what in enumerate(told, 2)
+    ]
+    pages, _ = handmade.ring([[boot(1, 1)], events])
+    path = disk_file(pages)
+    code, out, _ = lifeboat("log", "--json", path)
+    (found,) = json.loads(out)["sets"]
+    assert (code, found["blocks_damaged"]) == (3 if damaged else 0, damaged)
+    _, out, _ = lifeboat("log", path)
+    last = out.splitlines()[-2]
+    assert ("intact" in last) == (not damaged) and ("block 7" in last) == bool(damaged)
+    assert "sata1: block 7 of its backup copy lost" in out
+
+
 def test_log_for_programs(lifeboat, disk_file):
     paths = machine(disk_file, b"RUN_DEGRADED")
     code, out, _ = lifeboat("log", "--json", *paths)

@@ -193,3 +193,9 @@ def test_names_from_disks_and_files_do_no_harm():
         assert not [e for e in root.iter() if e.tag.split("}")[-1] in ("script", "b")]
     timeline.svg(told).encode()
     timeline.html(told, [bad]).encode()
+
+
+def test_a_block_that_a_backup_copy_lost_is_no_row_of_the_flash():
+    told = history(boot(1), (1, 1, "lost", "", "sata0", 4, 1))
+    written = texts(svg(told))
+    assert "sata0" in written and "block 4" not in written
