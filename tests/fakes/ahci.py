@@ -162,7 +162,8 @@ class Outcome:
     """How a command goes wrong. ms: how long it takes; None: for ever.
 
     interrupts: PxIS bits; fatal ones keep it from completing. status, error: ATA registers.
-    stuck: PxCMD.CR stays set until a COMRESET.
+    stuck: PxCMD.CR stays set until a COMRESET. counted: the bytes that PRDBC counts (None: all);
+    of a read no more reach memory.
     """
 
     ms: float = 0.1
@@ -171,6 +172,7 @@ class Outcome:
     error: int = 0
     serr: int = 0
     stuck: bool = False
+    counted: int | None = None
 
 
 @dataclass
@@ -182,6 +184,7 @@ class Command:
     count: int
     write: bool
     pieces: list  # (address, length)
+    counted: int | None = None  # as in Outcome
 
 
 class Port:
@@ -404,6 +407,7 @@ class Port:
         command = self._fetch()
         self.commands.append(command)
         outcome = self.plan.pop(0) if self.plan else Outcome()
+        command.counted = outcome.counted
         self._running = command, outcome
         self._tfd = BSY
         self._stuck = outcome.stuck
@@ -522,15 +526,17 @@ class Disk:
         assert len(data) == count * size, "PRDT and sector count differ"
         for i in range(count):
             self.sectors[command.lba + i] = data[i * size : (i + 1) * size]
-        return DRDY, 0, len(data)
+        return DRDY, 0, len(data) if command.counted is None else command.counted
 
     def _transfer(self, command, memory, data):
         assert not command.write, "direction"
         assert sum(n for _, n in command.pieces) == len(data), "PRDT and sector count differ"
+        data = data[: command.counted]
         done = 0
         for at, n in command.pieces:
-            memory(at, n)[:] = data[done : done + n]
-            done += n
+            part = data[done : done + n]
+            memory(at, n)[: len(part)] = part
+            done += len(part)
         return DRDY, 0, done
 
     # SFF-8035i: a revision, 30 attributes of 12 bytes (id, flags, value, worst, raw), a checksum

@@ -9,8 +9,8 @@ into and out of the caller's buffer.
 An AHCIDisk is a MicroPython block device (simple and extended interface). Errors are OSErrors:
 
     EINVAL     outside the disk, or a buffer of the wrong size; no register was touched
-    EIO        the disk or the link reported an error. `status` and `error` are its ATA registers,
-               `serr` the SATA error register. The port works again
+    EIO        the disk or the link reported an error, or a read ended early. `status` and `error`
+               are its ATA registers, `serr` the SATA error register. The port works again
     ETIMEDOUT  no answer within the deadline. The port is stopped
     ENODEV     no disk, or the port is stopped, or the link went away and came back since ioctl(1):
                it might be another disk. ioctl(1, 0) looks again, with a COMRESET
@@ -442,7 +442,10 @@ class AHCIDisk:
             self._halt()
             raise
         fence()
-        if not (self._intact() and poll32(self._tfd, _TFD_BUSY | _TFD_ERRORS, 0, 1)):
+        # How much of a read came is said beside its status (4.2.2); a short one left old bytes in
+        # the buffer. Writes may be miscounted by controllers that fetch ahead.
+        whole = write or not nbytes or self._memory[self._list + 1] == nbytes
+        if not (whole and self._intact() and poll32(self._tfd, _TFD_BUSY | _TFD_ERRORS, 0, 1)):
             self._note()
             self._recover()
             raise OSError(errno.EIO)
@@ -476,6 +479,7 @@ class AHCIDisk:
             entry += 4
             entries += 1
         memory[header] = 5 | write << 6 | entries << 16
+        memory[header + 1] = 0
         high = lba >> 24
         device = _LBA_MODE
         if command in (_READ_DMA, _WRITE_DMA):

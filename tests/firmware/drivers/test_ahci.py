@@ -547,6 +547,34 @@ def test_a_device_fault_without_error_bit_is_an_error(ready):
     works(device)
 
 
+# A buffer may hold what was written before: only the count tells a read that brought nothing.
+@pytest.mark.parametrize("counted", [0, 512, 1022])
+@pytest.mark.parametrize("which", [0, 2], ids=["read", "part"])
+def test_a_read_that_ends_early_is_an_error_though_the_disk_says_well(ready, which, counted):
+    device, port = ready()
+    works(device)  # the count of a command before does not stand in
+    port.plan = [Outcome(counted=counted if which == 0 else counted // 4)]
+    before = len(port.commands)
+    refuses(errno.EIO, *calls(device)[which])
+    assert (device.status, len(port.commands) - before) == (DRDY, 1)
+    works(device)
+    assert port.resets == 0
+
+
+def test_identify_that_ends_early_is_an_error(connect):
+    device, port = connect()
+    port.plan = [Outcome(counted=256)]
+    refuses(errno.EIO, device.ioctl, 1, 0)
+    device.ioctl(1, 0)
+    works(device)
+
+
+def test_writes_may_be_miscounted(ready):
+    device, port = ready()
+    port.plan = [Outcome(counted=0)]
+    works(device)
+
+
 @pytest.mark.parametrize("busy", [BSY, DRQ], ids=["BSY", "DRQ"])
 def test_a_disk_that_stays_busy_after_an_error_is_reset(ready, busy):
     device, port = ready()
