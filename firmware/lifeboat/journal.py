@@ -21,7 +21,8 @@ OPERATION = const(1)
 _MAGIC = b"LBJOURNL"
 _BEGIN = b"power-on\0\0\0"
 _MAJOR = const(1)
-_LIMIT = const(0xFFFFFFF0)  # of a serial: there is a next one
+_LIMIT = const(0xFFFFFFF0)  # of a serial
+_USED_UP = const(0xFF000000)  # no journal counts so far by itself
 _MASK = const(0xFFFFFFFF)
 _TICKS = const(0x3FFFFFFF)
 _SIZE = const(64)  # of the page's header and of an entry
@@ -80,7 +81,8 @@ class _Journal:
 
     def __init__(self, region, page):
         self._region = region
-        self._serial = self._at = self._count = self._number = self.session = 0
+        self._begin()
+        self._forged = False
         for i in range(region.journal_pages):
             serial = _read(region, i, page)
             if serial > self._serial:
@@ -90,6 +92,12 @@ class _Journal:
                 raise LifeboatError("disk-lies", "journal")
             self._count = unpack_from("<I", page, 32)[0]
             self._number, self.session = unpack_from("<II", page, _SIZE * self._count)
+            if max(self._serial, self._number) >= _USED_UP:
+                self._forged = True
+                self._begin()
+
+    def _begin(self):
+        self._serial = self._at = self._count = self._number = self.session = 0
 
     def told(self, stories, page):
         """Return whether the last power-on that told more than its verdict told just these.
@@ -112,6 +120,11 @@ class _Journal:
 
         The other page of the pair is written, so a power cut costs no entry that was told before.
         """
+        if self._forged:  # newer pages would not count, or be told as the oldest
+            page[:] = bytes(UNIT)
+            for i in range(self._region.journal_pages):
+                self._region.write(self._region.page_at(i), page)
+            self._forged = False
         if self._count and _read(self._region, self._at, page) != self._serial:
             raise LifeboatError("disk-lies", "journal")
         while entries:
@@ -141,6 +154,7 @@ class _Journal:
         pack_into("<I", page, _CRC, crc32(memoryview(page)[:_CRC]))
         region.write(region.page_at(at), page)
         region.flush()
+        page[:] = bytes(UNIT)  # a disk that leaves it alone is found out
         if _read(region, at, page) != serial:
             raise LifeboatError("disk-lies", "journal")
         self._serial = serial
@@ -201,7 +215,7 @@ class Log:
         if not self._journals:
             return
         data = self._report.data
-        session = data["session"] = data.get("session") or self._session + 1 & _MASK
+        session = data["session"] = data.get("session") or self._session + 1 & _MASK or 1
         for entry in packed:
             pack_into("<III", entry, 4, session, _now(), time.ticks_ms() & _TICKS)
         begins = packed[0][17:28] == _BEGIN

@@ -227,6 +227,60 @@ def test_garbage_in_the_journal_does_no_harm(seed):
     assert [sim.get(d, 0, journal_at(d)) for d in board.drives] == slots
 
 
+def forge(disk, offset, value):
+    """Change a field of the newest page."""
+    at = max((serial, i) for i, (serial, _) in pages_of(disk).items())[1]
+    page = bytearray(sim.get(disk, journal_at(disk) + 4096 * at, 4096))
+    struct.pack_into("<I", page, offset, value)
+    struct.pack_into("<I", page, 4092, crc32(page[:4092]))
+    sim.put(disk, journal_at(disk) + 4096 * at, bytes(page))
+
+
+@pytest.mark.parametrize("value", [0xFFFFFFEF, 0xFFFFFFEE, 0xFF000000])
+@pytest.mark.parametrize("what", ["serial", "number"])
+def test_a_forged_page_does_not_silence_a_member(what, value):
+    board = board_with()
+    lifeboat.power_on(board)
+    disk, other = board.drives
+    forge(disk, 12 if what == "serial" else 64 * 3, value)
+    for i in range(3):
+        board.nor.data[i * sim.ERASE] ^= 1
+        report = lifeboat.power_on(board)
+        assert report.data["reasons"] == []
+        assert stories(disk)[-1] == (2 + i, "repaired", "", "disk0", i, 1)
+    assert stories(disk) == stories(other)[3:]
+    assert [entry[0] for entry in journal(disk)] == list(range(1, 10))
+
+
+def test_a_forged_session_does_not_end_the_counting():
+    board = board_with()
+    lifeboat.power_on(board)
+    forge(board.drives[0], 64 * 3 + 4, 0xFFFFFFFF)
+    for i in range(2):
+        board.nor.data[i * sim.ERASE] ^= 1
+        assert lifeboat.power_on(board).data["session"] == 1 + i
+    for disk in board.drives:
+        assert stories(disk)[-1] == (2, "repaired", "", "disk0", 1, 1)
+
+
+def test_a_disk_that_leaves_the_buffer_alone_is_found_out():
+    """The page that was written, still in memory, is not taken for what the disk holds."""
+    board = board_with(members=1)
+    lifeboat.power_on(board)
+    board.nor.data[0] ^= 1
+    disk = board.drives[0]
+    read, writes = disk.readblocks, disk.writes
+
+    def readblocks(lba, buf, *args):
+        if disk.writes == writes or lba < journal_at(disk) // 512:
+            read(lba, buf, *args)
+
+    disk.readblocks = readblocks
+    disk.lose = range(journal_at(disk) // 512, disk.count)
+    report = lifeboat.power_on(board)
+    assert ["disk-lies", "disk0", "journal"] in report.data["reasons"]
+
+
 def test_a_disk_that_drops_the_journals_writes_is_found_out():
     board = board_with(members=1)
     lifeboat.power_on(board)
