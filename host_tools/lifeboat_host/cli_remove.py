@@ -12,7 +12,6 @@ from lifeboat_host.cli_reserve import opened
 from lifeboat_host.diskmap import DiskMap
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import EXIT_OK, LifeboatError
-from lifeboat_host.formats import PARTITION_TYPE
 from lifeboat_host.output import Output
 
 _DESCRIPTION = """\
@@ -21,9 +20,9 @@ range, and the partition table, becomes what it was; if the table has been chang
 lifeboat's partition is deleted from it. Without it the region's headers and commit records are set
 to zero, and its partition is deleted.
 
-When the disk has become a file system, or the like, since: it may reach into the region, or end
-before it (an application's on `region.user_area()`). So the range has to be named, by typing it
-at the question or as --overwrite.
+When the disk, or lifeboat's partition on it, has become a file system, or the like, since: it may
+reach into the region, or end before it (an application's on `region.user_area()`). So the range
+has to be named, by typing it at the question or as --overwrite.
 """
 
 
@@ -83,7 +82,7 @@ def _remove_with(args: argparse.Namespace, output: Output, disk: Disk) -> dict[s
         "  the backup copies in this range are lost",
         f"  {way.why}",
     ]
-    _consent_to_claims(args, disk, found, first, last)
+    _consent_to_data(args, disk, found, first, last)
     consent.confirm(stakes, args.yes)
     with output.bar(f"restoring {disk.path.name}") as bar:
         restore.restore(disk, saved, way, bar)
@@ -91,27 +90,28 @@ def _remove_with(args: argparse.Namespace, output: Output, disk: Disk) -> dict[s
     return {"disk": str(disk.path), "first": first, "last": last, "table": way.table}
 
 
-def _consent_to_claims(
+def _consent_to_data(
     args: argparse.Namespace, disk: Disk, found: DiskMap, first: int, last: int
 ) -> None:
-    """Raise unless nothing claims the disk, or a person has named the region's range."""
-    if not found.claims:
+    """Raise unless nothing can have data in the region, or a person has named its range."""
+    data = found.data_at(first, last)
+    if not data:
         return
-    claims = ", ".join(map(str, found.claims))
     said = getattr(args, "overwrite", None)
     if said is None and not args.yes:
         lines = [
-            f"{disk.path}: the disk holds {claims}.",
-            "If it reaches into the region, its data",
+            f"{disk.path}: the disk holds {data}.",
+            "If it reaches into the region, its data there is lost.",
         ]
-        answer = consent.ask([*lines, f"there is lost. If it does not, type {first}-{last}: "])
+        prompt = f"If it does not, or may be lost, type {first}-{last}: "
+        answer = consent.ask([*lines, prompt])
         said = (first, last) if answer == f"{first}-{last}" else None
     if said != (first, last):
         raise LifeboatError(
             "overwrite",
-            f"{disk.path}: the disk holds {claims}, which may reach into the region; "
+            f"{disk.path}: the disk holds {data}, which may reach into the region; "
             "nothing was changed",
-            f"if it does not: lifeboat region remove --overwrite {first}-{last}",
+            f"if it does not, or may be lost, give --overwrite {first}-{last}",
         )
 
 
@@ -127,16 +127,10 @@ def _remove_without(
         if found.refusal and not found.claims:
             raise found.refusal
         first, last = header.start_lba, header.start_lba + header.sectors - 1
-        number = next(
-            (
-                part.number
-                for part in found.partitions
-                if part.type == PARTITION_TYPE and (part.first, part.last) == (first, last)
-            ),
-            None,
-        )
+        own = found.own_partition(first, last)
+        number = own.number if own else None
         work.append((disk, header, number))
-        _consent_to_claims(args, disk, found, first, last)
+        _consent_to_data(args, disk, found, first, last)
         stakes += [
             f"{disk.path}: LBA {first} to {last} are no backup region any more:",
             "  headers and commit records are set to zero, the rest stays as it is",

@@ -77,6 +77,22 @@ class DiskMap:
             if piece.kind != FREE and piece.first <= last and piece.last >= first
         ]
 
+    def own_partition(self, first: int, last: int) -> Partition | None:
+        """The partition of lifeboat's type that is just that range of LBAs."""
+        for part in self.partitions:
+            if part.type == PARTITION_TYPE and (part.first, part.last) == (first, last):
+                return part
+        return None
+
+    def data_at(self, first: int, last: int) -> str:
+        """What may have data in a region in that range of LBAs; empty: nothing that is known.
+
+        It claims the whole disk, or was made in lifeboat's partition.
+        """
+        part = self.own_partition(first, last)
+        inside = part and self.contents[part.number]
+        return ", ".join([*map(str, self.claims), *([f"{inside} in {part}"] if inside else [])])
+
 
 def look(disk: Disk, lbas: Iterable[int] = (), progress: Progress | None = None) -> DiskMap:
     """The map of a disk. lbas: where a backup region may start besides the usual places.

@@ -12,6 +12,7 @@ from lifeboat_host.disks import Disk
 from lifeboat_host.errors import LifeboatError
 from lifeboat_host.formats import (
     BLOCKS_OFFSET,
+    MAGICS,
     MANIFEST_LIMIT,
     MANIFEST_OFFSET,
     PARTITION_TYPE,
@@ -407,12 +408,21 @@ def create(disk: Disk, header: RegionHeader) -> None:
 def retire(disk: Disk, header: RegionHeader) -> None:
     """Make the range no region any more: its commit records and header copies become zeros.
 
+    What stands in their places and is neither stays: somebody else has written it.
     Raises LifeboatError: disk-write, disk-read, region-readback.
     """
     disk.allow([(header.start, header.end)])
     slots = [header.slot(index) for index in range(header.slot_count)]
-    _write_units(disk, dict.fromkeys(slots, bytes(UNIT)))
-    _write_units(disk, dict.fromkeys(header.copies, bytes(UNIT)))
+    for offsets, magic in ((slots, MAGICS["commit"]), (header.copies, MAGICS["region"])):
+        ours = [at for at in offsets if _unreadable_or(magic, disk, at)]
+        _write_units(disk, dict.fromkeys(ours, bytes(UNIT)))
+
+
+def _unreadable_or(magic: bytes, disk: Disk, offset: int) -> bool:
+    try:
+        return disk.read(offset, UNIT).startswith(magic)
+    except LifeboatError:
+        return True  # nothing is lost by writing there, and it may be readable again later
 
 
 def _write_units(disk: Disk, units: dict[int, bytes]) -> None:

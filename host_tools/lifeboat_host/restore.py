@@ -9,7 +9,7 @@ from lifeboat_host import gpt
 from lifeboat_host.diskmap import DiskMap
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import LifeboatError
-from lifeboat_host.formats import PARTITION_TYPE, UNIT, parse_region
+from lifeboat_host.formats import UNIT, parse_region
 from lifeboat_host.image import Progress
 from lifeboat_host.undo import Extent, Part, Undo
 
@@ -38,16 +38,13 @@ def assess(disk: Disk, found: DiskMap, undo: Undo) -> Way:
             f"for a disk of {undo.size} bytes, sectors of {undo.lba_size}",
             f"it was made for {undo.disk}",
         )
-    entry, others = None, []
-    for partition in found.partitions:
-        first, last = undo.start // disk.lba_size, undo.end // disk.lba_size - 1
-        if partition.type == PARTITION_TYPE and (partition.first, partition.last) == (first, last):
-            entry = partition if partition.unique == undo.partition else entry
-        elif partition.overlaps(first, last):
-            others.append(str(partition))
+    first, last = undo.start // disk.lba_size, undo.end // disk.lba_size - 1
+    own = found.own_partition(first, last)
+    entry = own if own and own.unique == undo.partition else None
+    others = [str(part) for part in found.partitions if part != own and part.overlaps(first, last)]
     if not others and not (_header_there(disk, undo) or _only_ours(disk, undo)):
-        # Only our partition, with nothing else on the disk, can say so without a header.
-        if found.claims or not entry:
+        # Our partition says so, too, when the headers were cleared and nothing was made since.
+        if not (entry and _cleared(disk, undo)) or found.data_at(first, last):
             others.append("something that lifeboat has not written")
     if others:
         raise LifeboatError(
@@ -82,6 +79,10 @@ def _header_there(disk: Disk, undo: Undo) -> bool:
         if (header.region_id, header.start, header.end) == (undo.region_id, undo.start, undo.end):
             return True
     return False
+
+
+def _cleared(disk: Disk, undo: Undo) -> bool:
+    return all(disk.first_nonzero(at, at + UNIT) is None for at in undo.copies)
 
 
 def _only_ours(disk: Disk, undo: Undo) -> bool:

@@ -413,6 +413,7 @@ def test_without_the_file_only_the_region_ends(case, lifeboat):
     path, where, _ = case
     header, _ = create(path, where)
     fill(path, header)
+    put(path, [(header.slot(index), b"LBCOMMIT") for index in (0, 1)])
     content = path.read_bytes()
     code, out, err = lifeboat("region", "remove", path, "--yes", "--json")
     assert (code, err) == (0, "")
@@ -461,6 +462,53 @@ def test_a_region_on_a_disk_that_holds_something_else_now_needs_its_range_named(
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+@pytest.mark.parametrize("with_file", [True, False])
+@pytest.mark.parametrize(
+    "command", [("mkfs.ext4", "-q"), ("mkfs.vfat",), ("mkswap",)], ids=lambda command: command[0]
+)
+def test_a_file_system_in_our_partition_is_not_destroyed_unasked(
+    tmp_path, lifeboat, command, with_file
+):
+    """Its type is still lifeboat's, and header copies that mkfs did not write on are whole."""
+    path = tmp_path / "disk.img"
+    with_gpt(path)
+    header, file = create(path, reserve.AUTO)
+    fill(path, header)
+    whole = path.read_bytes()
+    part = tmp_path / "part"
+    part.write_bytes(whole[header.start : header.end])
+    run(*command, part)
+    put(path, [(header.start, part.read_bytes())])
+    for offset in header.copies[1:]:
+        put(path, [(offset, whole[offset : offset + 4096])])
+    now = path.read_bytes()
+    remove = ["region", "remove", path, *(["--undo", file] if with_file else []), "--yes"]
+    code, out, _ = lifeboat(*remove, "--json")
+    error = json.loads(out)["error"]
+    assert (code, error["code"]) == (1, "overwrite")
+    assert "in partition 2 'lifeboat'" in error["message"]
+    assert path.read_bytes() == now
+    expected = "undo-stale" if with_file else "region-none"
+    for gone in (b"used", bytes(4)):  # now no header is left
+        put(path, [(offset, gone) for offset in header.copies])
+        now = path.read_bytes()
+        code, out, _ = lifeboat(*remove, "--json")
+        assert (code, json.loads(out)["error"]["code"]) == (1, expected)
+        assert path.read_bytes() == now
+
+
+def test_removal_spares_what_is_no_header_and_no_commit_record(tmp_path, lifeboat):
+    path = tmp_path / "disk.img"
+    empty(path)
+    header, _ = create(path, reserve.AUTO)
+    put(path, [(header.start, b"not a header"), (header.slot(0), b"not a record")])
+    now = path.read_bytes()
+    assert lifeboat("region", "remove", path, "--yes")[0] == 0
+    after = path.read_bytes()
+    assert after[: header.copies[1]] == now[: header.copies[1]]
+    assert not any(after[header.copies[1] :])
 
 
 # --- behind a board
