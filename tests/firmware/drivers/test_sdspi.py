@@ -1,10 +1,10 @@
 """The SD driver over a byte-exact card model that misbehaves in one way at a time.
 
-The model follows the specification. Where QEMU's card differs, the tests of the QEMU board see
-its way: it checks no CRC, says "idle" in the response to READ_OCR (0x01; here 0x00), refuses what
-lies past its end with an address error (0x20; here a parameter error, 0x40), and delivers the
-block before without a word when its medium fails (here: `stale`, which only a checksum over the
-content can find).
+The model follows the specification. Where QEMU's card differs, tests/qemu/test_drivers.py sees its
+way: it checks no CRC, says "idle" in the response to READ_OCR (0x01; here 0x00), and refuses what
+lies past its end with an address error (0x20; here a parameter error, 0x40). It delivers the block
+before without a word when its medium fails (here: `stale`, which only a checksum over the content
+can find).
 """
 
 import errno
