@@ -73,8 +73,9 @@ def give_back(
 
 def _remove_with(args: argparse.Namespace, output: Output, disk: Disk) -> dict[str, Any]:
     saved = undo.load(args.undo)
+    lbas = [saved.start // saved.lba_size]
     with output.bar(f"looking at {disk.path.name}") as bar:
-        found = diskmap.look(disk, [saved.start // saved.lba_size], bar)
+        found = diskmap.look(disk, lbas, bar)
     way = restore.assess(disk, found, saved)
     first, last = saved.start // disk.lba_size, saved.end // disk.lba_size - 1
     stakes = [
@@ -84,6 +85,8 @@ def _remove_with(args: argparse.Namespace, output: Output, disk: Disk) -> dict[s
     ]
     _consent_to_data(args, disk, found, first, last)
     consent.confirm(stakes, args.yes)
+    if not args.yes:  # a person may have taken hours to answer
+        diskmap.look_again(disk, found, lbas)
     with output.bar(f"restoring {disk.path.name}") as bar:
         restore.restore(disk, saved, way, bar)
     output.show(f"{disk.path}: LBA {first} to {last} are as they were; {way.why}")
@@ -129,7 +132,7 @@ def _remove_without(
         first, last = header.start_lba, header.start_lba + header.sectors - 1
         own = found.own_partition(first, last)
         number = own.number if own else None
-        work.append((disk, header, number))
+        work.append((disk, found, header, number))
         _consent_to_data(args, disk, found, first, last)
         stakes += [
             f"{disk.path}: LBA {first} to {last} are no backup region any more:",
@@ -141,7 +144,9 @@ def _remove_without(
         if name.exists():
             stakes.append(f"  with --undo {name} all of it would become what it was")
     consent.confirm(stakes, args.yes)
-    for disk, header, number in work:
+    for disk, found, _, _ in [] if args.yes else work:
+        diskmap.look_again(disk, found, lbas)
+    for disk, _, header, number in work:
         region.retire(disk, header)
         if number:
             restore.remove_entry(disk, number)
@@ -153,5 +158,5 @@ def _remove_without(
             "last": header.start_lba + header.sectors - 1,
             "table": restore.ENTRY if number else restore.NOTHING,
         }
-        for disk, header, number in work
+        for disk, _, header, number in work
     ]

@@ -180,7 +180,7 @@ def propose(
     member: Disk | None = None,
 ) -> list[Proposal]:
     """A proposal for each disk; member: whose set they are to join. args: as add_place() says."""
-    lbas = [args.where] if isinstance(args.where, int) else []
+    lbas = _lbas(args)
     joined = region.find(member, lbas).header if member else None
     if joined:
         slots, need, size = joined.slot_count, joined.slot_size, joined.size
@@ -214,6 +214,10 @@ def propose(
         for proposal, header in zip(proposals, headers):
             proposal.header = header
     return proposals
+
+
+def _lbas(args: argparse.Namespace) -> list[int]:
+    return [args.where] if isinstance(args.where, int) else []
 
 
 def _show(output: Output, proposal: Proposal) -> None:
@@ -299,12 +303,20 @@ def stakes(args: argparse.Namespace, output: Output, proposals: Sequence[Proposa
 def carry_out(
     args: argparse.Namespace, output: Output, proposals: Sequence[Proposal]
 ) -> list[dict[str, Any]]:
-    """Make the regions to which stakes() got consent; each of them for --json."""
+    """Make the regions to which stakes() got consent; each of them for --json.
+
+    Raises LifeboatError: disk-changed (since propose()), undo-write, and reserve.carry_out()'s.
+    """
     ready = _ready(proposals)
     files = _undo_paths(args, ready)
-    for (disk, place, header), file in zip(ready, files):
+    taken = []
+    for disk, place, header in ready:
         with output.bar(f"saving {disk.path.name}") as bar:
-            undo.save(undo.take(disk, place, header, bar), file)
+            taken.append(undo.take(disk, place, header, bar))
+    for proposal, old in zip(proposals, taken):
+        _check_unchanged(args, output, proposal, old)
+    for old, file in zip(taken, files):
+        undo.save(old, file)
     for (disk, place, header), file in zip(ready, files):
         try:
             reserve.carry_out(disk, place, header)
@@ -322,6 +334,19 @@ def carry_out(
         {**describe(disk, header), "how": place.how, "undo": str(file)}
         for (disk, place, header), file in zip(ready, files)
     ]
+
+
+def _check_unchanged(
+    args: argparse.Namespace, output: Output, proposal: Proposal, old: undo.Undo
+) -> None:
+    """Raise disk-changed unless what will be overwritten is what consent was given for."""
+    disk, found, place = proposal.disk, proposal.found, proposal.place
+    assert place
+    with output.bar(f"looking again at {disk.path.name}") as bar:
+        diskmap.look_again(disk, found, _lbas(args), bar)
+    # A new GPT goes where nothing is; the sectors of one that is there are part of the map.
+    if old.used("headers", "body") != place.used or not found.gpt and old.used("table"):
+        raise diskmap.changed(disk)
 
 
 def _ready(proposals: Sequence[Proposal]) -> list[tuple[Disk, Place, RegionHeader]]:

@@ -6,7 +6,7 @@ Only looks. `reserve` decides by it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lifeboat_host import gpt, region, signatures
 from lifeboat_host.disks import Disk
@@ -63,7 +63,7 @@ class DiskMap:
     region: region.Found | None
     unknown: int | None
     pieces: tuple[Piece, ...]
-    refusal: LifeboatError | None
+    refusal: LifeboatError | None = field(compare=False)
 
     @property
     def free(self) -> list[Piece]:
@@ -136,6 +136,23 @@ def look(disk: Disk, lbas: Iterable[int] = (), progress: Progress | None = None)
         unknown=unknown,
         pieces=tuple(sorted(pieces, key=lambda piece: (piece.first, -piece.last))),
         refusal=refusal,
+    )
+
+
+def look_again(
+    disk: Disk, before: DiskMap, lbas: Iterable[int] = (), progress: Progress | None = None
+) -> None:
+    """Raise LifeboatError disk-changed unless the disk's map is still the one that was shown."""
+    if look(disk, lbas, progress) != before:
+        raise changed(disk)
+
+
+def changed(disk: Disk) -> LifeboatError:
+    """The error of a disk on which somebody else has written since a person agreed."""
+    return LifeboatError(
+        "disk-changed",
+        f"{disk.path}: the disk has changed since it was looked at; nothing was written",
+        "see to it that nothing else uses the disk, then run the same command again",
     )
 
 

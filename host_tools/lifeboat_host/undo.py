@@ -80,6 +80,15 @@ class Undo:
         """Byte offsets of the region's header copies."""
         return self.start, self.end - 2 * UNIT, self.end - UNIT
 
+    def used(self, *names: str) -> tuple[int, int] | None:
+        """The first and last LBA of these parts that was not zero."""
+        old = [x for name in names for x in self.parts[name].old if x.data and any(x.data)]
+        if not old:
+            return None
+        first = min(x.end - len(x.content.lstrip(b"\0")) for x in old)
+        last = max(x.offset + len(x.content.rstrip(b"\0")) for x in old) - 1
+        return first // self.lba_size, last // self.lba_size
+
 
 def file_name(disk: Disk, region_id: bytes) -> str:
     """The usual name of a recovery file."""

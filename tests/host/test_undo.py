@@ -511,6 +511,86 @@ def test_removal_spares_what_is_no_header_and_no_commit_record(tmp_path, lifeboa
     assert not any(after[header.copies[1] :])
 
 
+# --- what changes while a person thinks
+
+
+class Meanwhile(Terminal):
+    """A person who answers yes, and in the meantime somebody else uses the disk."""
+
+    def __init__(self, change, *arguments):
+        super().__init__("yes\n")
+        self.change = lambda: change(*arguments)
+
+    def readline(self):
+        self.change()
+        return super().readline()
+
+
+def one_more_partition(path):
+    run("sfdisk", "--append", "--no-reread", path, stdin="size=2MiB,type=L\n")
+
+
+def written_to_the_tail(path):
+    put(path, [(SIZE - 700000, b"x")])
+
+
+def written_to_the_last_sector(path):
+    put(path, [(SIZE - 9, b"x")])
+
+
+@pytest.mark.parametrize(
+    ("make", "where", "change"),
+    [
+        (with_gpt, [], one_more_partition),
+        (dirty_tail, [], written_to_the_tail),
+        (empty, [], written_to_the_tail),
+        (empty, ["--gpt"], written_to_the_last_sector),
+        (empty, [], lambda path: run("mkfs.ext4", "-q", "-F", path)),
+        (empty, [], lambda path: mbr_over_the_tail(path, None)),
+    ],
+)
+def test_a_disk_that_changed_after_the_question_is_not_written(
+    tmp_path, lifeboat, monkeypatch, make, where, change
+):
+    path = tmp_path / "disk.img"
+    make(path)
+    kept = []
+
+    def changed():
+        change(path)
+        kept.append(path.read_bytes())
+
+    plan = json.loads(lifeboat("region", "plan", path, *NUMBERS, *where, "--json")[1])
+    used = plan["disks"][0]["proposal"]["overwrites"]
+    overwrite = ["--overwrite", "{}-{}".format(*used)] if used else []
+    monkeypatch.setattr(sys, "stdin", Meanwhile(changed))
+    create = ["region", "create", path, *NUMBERS, *where, *overwrite, "--undo", tmp_path]
+    code, out, _ = lifeboat(*create, "--json")
+    assert (code, json.loads(out)["error"]["code"]) == (1, "disk-changed")
+    assert kept == [path.read_bytes()]
+    assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.parametrize("with_file", [True, False])
+def test_a_disk_that_changed_after_the_question_is_not_given_back(
+    tmp_path, lifeboat, monkeypatch, with_file
+):
+    path = tmp_path / "disk.img"
+    with_gpt(path)
+    header, file = create(path, reserve.AUTO)
+
+    def ours_becomes_theirs():
+        put(path, raw.gpt(SIZE, [*PARTITIONS, (raw.LINUX, header.start_lba, 16000)]))
+        kept.append(path.read_bytes())
+
+    kept = []
+    monkeypatch.setattr(sys, "stdin", Meanwhile(ours_becomes_theirs))
+    remove = ["region", "remove", path, *(["--undo", file] if with_file else [])]
+    code, out, _ = lifeboat(*remove, "--json")
+    assert (code, json.loads(out)["error"]["code"]) == (1, "disk-changed")
+    assert kept == [path.read_bytes()]
+
+
 # --- behind a board
 
 
