@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -21,6 +22,60 @@ _TRIES = 3
 _CALL_S = 60  # the longest wait of a driver is 30 s
 _ACK_S = 15  # for a piece to arrive, over a slow line
 _VERDICT_S = 60  # to inflate, check, erase and program a block
+_NAME = re.compile(r"\w[\w .:-]{0,63}", re.ASCII)  # of a disk; files are named after it
+_BLOCKS = range(1 << 20)
+_COUNT = range(1 << 48)
+_RUNS = [[_BLOCKS, _BLOCKS]]
+_REASONS = [[str, str, str]]
+
+# What the board says is believed only in these shapes; see fits().
+REPORT = {
+    "verdict": str,
+    "reasons": _REASONS,
+    "build": (None, str),
+    "bad": _RUNS,
+    "repaired": [[_BLOCKS, _BLOCKS, str]],
+    "lost": _RUNS,
+    "members": [{"disk": (None, str), "state": str, "generation": (None, _COUNT)}],
+    "ms": {},
+}
+_IDENTITY = {
+    "product": str,
+    "block_size": range(4096, 1 << 30, 4096),
+    "blocks": _BLOCKS,
+    "piece": range(16, 4096),
+    "window": range(1, 256),
+    "frame": range(1, 1 << 16),
+    "report": (None, REPORT),
+}
+_CODE = {
+    "product": str,
+    "version": str,
+    "build": str,
+    "blocks": _BLOCKS,
+    "crc": _COUNT,
+    "blank": bool,
+}
+_SLOT = {"slot": _BLOCKS, "generation": _COUNT}
+_COPIES = [({**_SLOT, "error": str}, {**_SLOT, **_CODE})]
+_DISK = {"disk": _NAME, "sectors": _COUNT, "lba_size": _COUNT, "model": str, "serial": str}
+_ANSWERS: dict[str, Any] = {
+    "identify": {"agent": _COUNT},
+    "code": _CODE,
+    "offer": _CODE,
+    "compare": [_BLOCKS],
+    "blocks": _BLOCKS,
+    "finish": bool,
+    "members": {
+        "members": [{"disk": str, "state": str, "copies": _COPIES}],
+        "reasons": _REASONS,
+    },
+    "check_copy": [_BLOCKS],
+    "power_on": REPORT,
+    "drill": _COUNT,
+    "disks": [({"disk": _NAME, "error": str}, _DISK)],
+    "disk_first_nonzero": (None, _COUNT),
+}
 _START = """\
 try:
     import board
@@ -39,6 +94,31 @@ def encoded(piece: bytes) -> bytes:
     return digits + piece.replace(b"\3", b"\0")
 
 
+def fits(value: Any, shape: Any) -> bool:
+    """Whether a value out of JSON has that shape.
+
+    A shape is a type, a range of numbers, a pattern of text, None, a tuple of shapes of which one
+    has to fit, a dictionary of keys that must be there, a list with the shape of all elements, or
+    a longer one with that of each.
+    """
+    if isinstance(shape, tuple):
+        return any(fits(value, one) for one in shape)
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and all(
+            key in value and fits(value[key], part) for key, part in shape.items()
+        )
+    if isinstance(shape, list):
+        if not isinstance(value, list) or (len(shape) > 1 and len(value) != len(shape)):
+            return False
+        parts = shape if len(shape) > 1 else shape * len(value)
+        return all(map(fits, value, parts))
+    if isinstance(shape, range):
+        return type(value) is int and value in shape
+    if isinstance(shape, re.Pattern):
+        return isinstance(value, str) and shape.fullmatch(value) is not None
+    return value is None if shape is None else type(value) is shape
+
+
 class Agent:
     """The agent of a connected board. Raises LifeboatError: no-agent, the link's, and the
     board's own codes (docs/operations.md)."""
@@ -54,17 +134,18 @@ class Agent:
         if said.startswith("no-agent"):
             raise LifeboatError(
                 "no-agent",
-                f"{self.link.port}: lifeboat does not answer there: {said.split(None, 1)[1]}",
+                f"{self.link.port}: lifeboat does not answer there: {said[8:].strip()}",
                 'freeze the module `agent` into the board\'s boot stage (extras="agent line")',
             )
-        self.about = self.call("identify")
-        if self.about["agent"] != PROTOCOL:
+        about = self.call("identify")
+        if about["agent"] != PROTOCOL:
             raise LifeboatError(
                 "no-agent",
-                f"{self.link.port}: its agent speaks version {self.about['agent']}, "
+                f"{self.link.port}: its agent speaks version {about['agent']}, "
                 f"this tool {PROTOCOL}",
                 "use the lifeboat release of the boot stage",
             )
+        self.about = self._checked(about, _IDENTITY)
 
     @property
     def product(self) -> str:
@@ -82,25 +163,33 @@ class Agent:
     def call(self, name: str, *args: Any, timeout: float = _CALL_S) -> Any:
         """The answer of a method of the board's agent."""
         self._begin(name, args)
-        return self._answer(timeout)
+        return self._answer(name, timeout)
+
+    def reset(self, timeout: float) -> dict[str, Any]:
+        """Reset the board; the report of the power-on that follows. start() comes next."""
+        report: dict[str, Any] = self._checked(self.link.reset(timeout), REPORT)
+        return report
 
     def _begin(self, name: str, args: Sequence[Any]) -> None:
         self.link.begin(f"_agent.call({', '.join(map(repr, (name, *args)))})")
 
-    def _answer(self, timeout: float) -> Any:
-        lines = self.link.end(timeout).strip().split("\n")
+    def _answer(self, name: str, timeout: float = _CALL_S) -> Any:
+        said = self.link.end(timeout).strip().split("\n")[-1]
         try:
-            answer = json.loads(lines[-1][len(_PREFIX) :])
-        except ValueError:
-            answer = {}
-        if "error" in answer:
+            answer: Any = json.loads(said[len(_PREFIX) :]) if said.startswith(_PREFIX) else None
+        except (ValueError, RecursionError):
+            answer = None
+        if fits(answer, {"error": [str, str]}):
             code, detail = answer["error"]
             about = f": {detail}" if detail else ""
             message = f"{self.link.port}: the board says {code}{about}"
             raise LifeboatError(code, message, ADVICE.get(code, ""))
-        if "ok" not in answer or not lines[-1].startswith(_PREFIX):
-            raise self.link.garbled(lines[-1][:80])
-        return answer["ok"]
+        return self._checked(answer, {"ok": _ANSWERS.get(name)}, said)["ok"]
+
+    def _checked(self, value: Any, shape: Any, said: str = "") -> Any:
+        if not fits(value, shape):
+            raise self.link.garbled((said or str(value))[:80])
+        return value
 
     # Parcels to the board
 
@@ -108,7 +197,7 @@ class Agent:
         """Send the manifest of new code; what the board takes it for, or its refusal."""
         self._begin("offer", ())
         self._parcel(0, manifest)
-        return self._answer(_CALL_S)
+        return self._answer("offer")
 
     def send(
         self,
@@ -121,11 +210,11 @@ class Agent:
         self._begin(name, args)
         for done, (number, data) in enumerate(parcels):
             if not self._parcel(number, data()):
-                return self._answer(_CALL_S)  # which says why
+                return self._answer(name)  # which says why
             if progress:
                 progress(done + 1, len(parcels))
         self._pieces([bytes(16)])
-        return self._answer(_CALL_S)
+        return self._answer(name)
 
     # Send a parcel, again when it arrives damaged. False: the board has ended the call.
     def _parcel(self, number: int, data: bytes) -> bool:
@@ -177,18 +266,18 @@ class Agent:
         while len(data) < size:
             kind = self.link.read(1, _CALL_S)
             if kind == b"!":
-                self._answer(_CALL_S)  # raises
+                self._answer(name)  # raises
             head = self.link.read(12, _ACK_S)
             room = min(int(self.about["frame"]), size - len(data))
             data += self._frame(kind, head, room)
             self.link.write(b"+")
-        self._answer(_CALL_S)
+        self._answer(name)
         return bytes(data)
 
     def _frame(self, kind: bytes, head: bytes, room: int) -> bytes:
         try:
             length, crc = int(head[:4], 16), int(head[4:], 16)
-            payload = self.link.read(length, _ACK_S) if length <= room else b""
+            payload = self.link.read(length, _ACK_S) if 0 <= length <= room else b""
             frame = {b"0": bytes(room), b"z": b"", b"r": payload}[kind]
             if kind == b"z":
                 frame = zlib.decompress(payload)

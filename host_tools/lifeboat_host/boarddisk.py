@@ -102,14 +102,16 @@ class BoardDisk(Disk):
         at = start - start % self.lba_size
         while at < end:
             stop = min(at + _LOOK, -(-end // self.lba_size) * self.lba_size)
-            found = self._agent.call(
+            found: int | None = self._agent.call(
                 "disk_first_nonzero",
                 self._name,
                 at // self.lba_size,
                 (stop - at) // self.lba_size,
             )
             if found is not None:
-                at = int(found) * self.lba_size
+                if not at <= found * self.lba_size < stop:
+                    raise self._agent.link.garbled(f"LBA {found} for bytes {at} to {stop}")
+                at = found * self.lba_size
                 low, high = max(at, start), min(at + self.lba_size, end)
                 data = self.read(low, high - low).lstrip(b"\0")
                 if data:

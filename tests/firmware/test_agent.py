@@ -1,49 +1,18 @@
 """The board's end of provisioning, spoken to as docs/provisioning.md says."""
 
-import io
 import json
 import struct
-import sys
-import types
 import zlib
 from errno import EIO
 
 import pytest
 
+import fakes.deflate  # noqa: F401 - the agent needs it
 import lifeboat
 from fakes import board as sim
 from fakes import disk as disks
-
-
-class DeflateIO(io.RawIOBase):
-    """MicroPython's deflate.DeflateIO in the ways that the agent uses it, out of zlib."""
-
-    def __init__(self, stream, kind, wbits=0):
-        assert kind == 2
-        self._stream, self._in = stream, b""
-
-    def write(self, data):
-        self._in += bytes(data)
-        return len(data)
-
-    def close(self):
-        if self._in:
-            self._stream.write(zlib.compress(self._in))
-            self._in = b""
-
-    def readinto(self, buf):
-        try:
-            data = zlib.decompressobj().decompress(self._stream.read(), len(buf))
-        except zlib.error:
-            raise OSError(22) from None
-        buf[: len(data)] = data
-        return len(data)
-
-
-sys.modules.setdefault("deflate", types.SimpleNamespace(DeflateIO=DeflateIO, ZLIB=2))
-
-from lifeboat import boot  # noqa: E402 - the agent needs the module above
-from lifeboat import line as lines  # noqa: E402
+from lifeboat import boot
+from lifeboat import line as lines
 from lifeboat.agent import Agent  # noqa: E402
 from lifeboat.line import FRAME, PIECE  # noqa: E402
 from lifeboat.scrub import Scrubber  # noqa: E402

@@ -387,9 +387,47 @@ def test_a_reason_of_the_board_becomes_the_error(scripted):
     assert caught.value.code == "manifest-product" and caught.value.hint
 
 
-@pytest.mark.parametrize("said", [b"", b"agent: {", b"agent: {}\r\n", b"spam\r\n"])
-def test_an_answer_that_is_none_is_an_error(scripted, said):
-    assert code_of(scripted(lambda _: said).call, "code") == "link-garbled"
+ODD = ["{", "{}", "5", "null", "[" * 100000]
+ODD += ['{"error": 3}', '{"error": "x"}', '{"error": [1, 2]}', '{"error": ["a", "b", "c"]}']
+ODD += ['{"ok": null}', '{"ok": {}}', '{"ok": []}', '{"ok": ["product"]}']
+
+
+class Answers(Link):
+    """Instead of a line: these come one after the other."""
+
+    def __init__(self, answers):
+        super().__init__("port")
+        self.answers = list(answers)
+
+    def begin(self, code, timeout=0):
+        pass
+
+    def end(self, timeout):
+        return self.answers.pop(0)
+
+
+@pytest.mark.parametrize("said", ["", "spam\r\n", *(f"agent: {odd}\r\n" for odd in ODD)])
+def test_an_answer_that_is_none_is_an_error(said):
+    one = Agent(Answers(["", 'agent: {"ok": {%s}}' % ABOUT.decode(), said]))
+    assert code_of(one.call, "code") == "link-garbled"
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("product", 5), ("block_size", 0), ("block_size", 4097), ("block_size", 1 << 40),
+        ("blocks", -1), ("blocks", True), ("piece", 0), ("piece", 4096), ("window", 0),
+        ("frame", 0), ("frame", "256"), ("report", {"verdict": "RUN"}), ("report", None),
+    ],
+)  # fmt: skip
+def test_a_board_that_says_odd_things_about_itself_is_not_believed(key, value):
+    about = json.loads(b'{"agent": 1, ' + ABOUT.split(b", ", 1)[1] + b"}")
+    if value is None:
+        del about[key]
+    else:
+        about[key] = value
+    answer = 'agent: {"ok": %s}' % json.dumps(about)
+    assert code_of(Agent, Answers(["", answer])) == "link-garbled"
 
 
 PAYLOADS = {
