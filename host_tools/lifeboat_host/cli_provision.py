@@ -26,9 +26,11 @@ from lifeboat_host.agent import Agent
 from lifeboat_host.boarddisk import BoardDisk
 from lifeboat_host.cli_reserve import Proposal
 from lifeboat_host.errors import EXIT_DAMAGE, EXIT_ERROR, EXIT_OK, LifeboatError
+from lifeboat_host.formats import RegionHeader
 from lifeboat_host.link import Link, default_port
 from lifeboat_host.output import Output
 from lifeboat_host.provision import Code, Present
+from lifeboat_host.reasons import ADVICE
 
 _PROVISION = """\
 Takes a board from blank to protected: the embedded code, a backup region on each disk, the first
@@ -164,7 +166,8 @@ def _verify(args: argparse.Namespace, output: Output) -> int:
             answer = provision.verify_copies(agent, bar)
         copies = [copy for member in answer["members"] for copy in member["copies"]]
         bad = [copy for copy in copies if copy.get("bad") or "error" in copy]
-        ok = found.intact and bool(copies) and not bad and not answer["reasons"]
+        level = found.intact and provision.protected(answer)
+        ok = level and not bad and not answer["reasons"]
         text = str(found)
         if found.bad:
             text += f", {len(found.bad)} damaged blocks: {_spans(found.bad)}"
@@ -175,15 +178,29 @@ def _verify(args: argparse.Namespace, output: Output) -> int:
             output.show(" ".join(part for part in reason if part))
         if not copies:
             output.show("no backup copy")
-        output.show("", "all is well" if ok else f"  next: {_next(found, copies)}")
+        output.show("", "all is well" if ok else f"  next: {_next(agent, found, answer, bad)}")
         output.result({**_about(agent), "ok": ok, "code": _present_json(found), **answer})
     return EXIT_OK if ok else EXIT_DAMAGE
 
 
-def _next(found: Present, copies: Sequence[dict[str, Any]]) -> str:
-    if found.about is None and not copies:
-        return "lifeboat provision"
-    return "lifeboat recover" if copies else "lifeboat region create, then lifeboat backup"
+def _next(
+    agent: Agent, found: Present, answer: dict[str, Any], bad: Sequence[dict[str, Any]]
+) -> str:
+    if not any(member["copies"] for member in answer["members"]):
+        if found.about is None:
+            return "lifeboat provision"
+        return "lifeboat region create, then lifeboat backup"
+    if not found.intact or bad:
+        return "lifeboat recover"
+    for code, _, _ in answer["reasons"]:
+        if code == "member-missing":
+            member = next(m["disk"] for m in answer["members"] if m["copies"])
+            port = agent.link.port
+            create = f"lifeboat region create --port {port} DISK --join {member}"
+            return f"attach the missing disk, or another: {create}, then lifeboat backup"
+        if code in ADVICE:
+            return ADVICE[code]
+    return "lifeboat backup"
 
 
 def _backup(args: argparse.Namespace, output: Output) -> int:
@@ -196,7 +213,7 @@ def _backup(args: argparse.Namespace, output: Output) -> int:
                 f"{agent.link.port}: the code in flash is damaged: no backup is made of it",
                 "lifeboat recover",
             )
-        if provision.protected(agent.call("members")["members"]):
+        if provision.protected(agent.call("members")):
             output.show(f"{found}: every member holds its backup already")
             output.result({**_about(agent), "done": False, "report": None})
             return EXIT_OK
@@ -224,14 +241,15 @@ def _flash(args: argparse.Namespace, output: Output) -> int:
         with _connected(args) as agent:
             stakes, bad = _code_stakes(output, agent, code)
             sent, last = None, agent.about["report"]
-            if bad:
-                consent.confirm(stakes, args.yes)
-                sent = _send_code(output, agent, code)
+            done = bool(bad) or not provision.protected(agent.call("members"))
+            if done:
+                consent.confirm([*stakes, "the board is reset, and makes its backups"], args.yes)
+                if bad:
+                    sent = _send_code(output, agent, code)
                 last = _reset(output, agent)
                 output.show(report.table(last))
-            output.result({**_about(agent), "done": bool(bad), "sent": sent, "report": last})
-            if bad and last["verdict"] == "RESCUE":
-                return EXIT_ERROR
+                _check_outcome(agent, code, last)
+            output.result({**_about(agent), "done": done, "sent": sent, "report": last})
     return EXIT_OK
 
 
@@ -247,7 +265,7 @@ def _code_stakes(output: Output, agent: Agent, code: Code) -> tuple[list[str], l
     lines = [f"code: {len(bad)} blocks are written, for {new}"]
     if before.about:
         lines.append(f"  it replaces {before}")
-        if not provision.protected(agent.call("members")["members"]):
+        if not provision.holding(agent.call("members")):
             lines.append(
                 "  which has no backup: when this is cut short, the board runs nothing "
                 "until it is flashed again"
@@ -269,6 +287,27 @@ def _send_code(output: Output, agent: Agent, code: Code) -> dict[str, Any]:
 def _reset(output: Output, agent: Agent) -> dict[str, Any]:
     output.show("reset: the board inspects its code and makes its backups")
     return provision.reset(agent)
+
+
+def _check_outcome(
+    agent: Agent, code: Code, last: dict[str, Any], disks: Sequence[str] = ()
+) -> None:
+    """Raise unless the board runs that code, and it and these disks have the backup."""
+    said = f"the board says {last['verdict']}, {last['reasons']}"
+    hint = "mend what the reasons name, then run the same command again"
+    if last["verdict"] == "RESCUE" or last["build"] != code.manifest.build:
+        raise LifeboatError(
+            "provision-code",
+            f"{agent.link.port}: the code that was sent does not run: {said}, "
+            f"build {last['build']} instead of {code.manifest.build}",
+            hint,
+        )
+    if not provision.protected(last, disks):
+        raise LifeboatError(
+            "provision-backup",
+            f"{agent.link.port}: the code runs, but not every member has its backup: {said}",
+            hint,
+        )
 
 
 # --- provision -----------------------------------------------------------------------------
@@ -293,7 +332,7 @@ def _steps(args: argparse.Namespace, output: Output, agent: Agent, code: Code) -
     last = agent.about["report"]
     steps: dict[str, Any] = {"code": None, "created": [], "drill": None}
     result = {"done": False, **steps, "regions": regions, "report": last}
-    level = provision.protected(agent.call("members")["members"])
+    level = provision.protected(agent.call("members"), regions)
     if level and not stakes:
         output.show("backup: every member holds it already", "the board is protected")
         return result
@@ -306,14 +345,8 @@ def _steps(args: argparse.Namespace, output: Output, agent: Agent, code: Code) -
         agent.call("disks")  # trouble on the line may have made it forget them
         result["created"] = cli_reserve.carry_out(args, output, proposals)
     last = _reset(output, agent)
-    if last["verdict"] != "RUN" or not provision.protected(last["members"]):
-        raise LifeboatError(
-            "provision-backup",
-            f"{agent.link.port}: the first backup was not made: the board says "
-            f"{last['verdict']}, {last['reasons']}",
-            "mend what the reasons name, then run the same command again",
-        )
-    output.show(f"backup: made on {', '.join(m['disk'] for m in last['members'] if m['disk'])}")
+    _check_outcome(agent, code, last, [*regions, *(made["disk"] for made in result["created"])])
+    output.show(f"backup: made on {', '.join(provision.holding(last))}")
     drill = provision.drill(agent, code.manifest.block_count)
     output.show(
         f"drill: block {drill['block']} was damaged on purpose and came back from {drill['from']}",
@@ -333,39 +366,69 @@ def _steps(args: argparse.Namespace, output: Output, agent: Agent, code: Code) -
 def _regions_planned(
     args: argparse.Namespace, output: Output, agent: Agent, code: Code
 ) -> tuple[list[Proposal], list[str]]:
-    """Proposals for the regions that are missing, and the disks that have one."""
-    disks = boarddisk.attached(agent, args.disk, write=True)
-    having = _with_region(disks, [args.where] if isinstance(args.where, int) else [])
-    for disk in disks:
-        if disk in having:
-            output.show(f"region: {disk.path} has one already")
-        elif having:
-            output.show(
-                f"region: {disk.path} has none; to make it a member, too: "
-                f"lifeboat region create --port {agent.link.port} {disk.path} "
-                f"--join {having[0].path}"
-            )
-    if having:
-        return [], [str(disk.path) for disk in having]
+    """Proposals for the regions that are missing, and the disks that have one of the set."""
+    lbas = [args.where] if isinstance(args.where, int) else []
+    wanted = boarddisk.attached(agent, args.disk, write=True)
+    disks = boarddisk.attached(agent, write=True)
+    headers = _headers(disks, lbas)
+    for member in agent.call("members")["members"]:
+        if member["disk"] in headers and member["state"] == "foreign":
+            output.show(f"region: {member['disk']} has one of another set, and is left alone")
+            wanted = [disk for disk in wanted if str(disk.path) != member["disk"]]
+            del headers[member["disk"]]
+    for name in headers:
+        output.show(f"region: {name} has one already")
+    wanted = [disk for disk in wanted if str(disk.path) not in headers]
+    if headers:
+        return _joining(args, output, wanted, disks, headers), list(headers)
     # A region for any code that fits the flash, or of the size that a person wants.
     args.board, args.block_size = None, agent.block_size
     args.flash_size = agent.flash_size
     if args.size is not None:
         args.flash_size = code.manifest.code_size + agent.block_size
-    return cli_reserve.propose(args, output, disks), []
+    return cli_reserve.propose(args, output, wanted), []
 
 
-def _with_region(disks: Sequence[BoardDisk], lbas: Sequence[int]) -> list[BoardDisk]:
-    having = []
+def _joining(
+    args: argparse.Namespace,
+    output: Output,
+    wanted: Sequence[BoardDisk],
+    disks: Sequence[BoardDisk],
+    headers: dict[str, RegionHeader],
+) -> list[Proposal]:
+    """Proposals that give disks the places in the set that are not taken: perhaps an earlier run
+    was cut short before it came to them."""
+    member = next(disk for disk in disks if str(disk.path) in headers)
+    count = headers[str(member.path)].member_count
+    taken = {header.member_index for header in headers.values()}
+    places = [index for index in range(count) if index not in taken]
+    proposals = []
+    for disk, index in zip(wanted, places):
+        args.member = index
+        output.show(f"region: {disk.path} becomes a member of the set of {member.path}")
+        proposals += cli_reserve.propose(args, output, [disk], member)
+    for disk in wanted[len(places) :]:
+        full = f"{disk.path}: has no region, and the set has all its {count} members"
+        if args.disk:
+            hint = "leave it out; or begin anew with all disks: lifeboat unprovision"
+            raise LifeboatError("region-member", full, hint)
+        output.show(f"region: {full}")
+    # The same command is run again: its first ranges were for disks that are done.
+    needed = sum(bool(proposal.place and proposal.place.used) for proposal in proposals)
+    args.overwrite = args.overwrite[max(0, len(args.overwrite) - needed) :]
+    return proposals
+
+
+def _headers(disks: Sequence[BoardDisk], lbas: Sequence[int]) -> dict[str, RegionHeader]:
+    """The region headers of the disks that have one, by the disks' names."""
+    headers = {}
     for disk in disks:
         try:
-            region.find(disk, lbas)
+            headers[str(disk.path)] = region.find(disk, lbas).header
         except LifeboatError as error:
             if error.code != "region-none":
                 raise
-        else:
-            having.append(disk)
-    return having
+    return headers
 
 
 def _unprovision(args: argparse.Namespace, output: Output) -> int:
@@ -379,11 +442,11 @@ def _unprovision(args: argparse.Namespace, output: Output) -> int:
                 f"{files[unknown[0]]} is for {unknown[0]}, which is not among the disks",
                 f"disks: {', '.join(str(disk.path) for disk in disks)}",
             )
-        having = _with_region(disks, [] if args.lba is None else [args.lba])
+        having = _headers(disks, [] if args.lba is None else [args.lba])
         removed = []
         for disk in disks:
             args.undo = files.get(str(disk.path))
-            if disk in having or args.undo:
+            if str(disk.path) in having or args.undo:
                 removed += cli_remove.give_back(args, output, [disk])
         if not removed:
             output.show("no disk has a backup region")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +68,10 @@ def _in_steps(
     step = max(1, _LOOK // agent.block_size)
     bad: list[int] = []
     for first in range(0, blocks, step):
-        bad += agent.call(name, *args, first, step)
+        found = agent.call(name, *args, first, step)
+        if any(not first <= block < first + step for block in found):
+            raise agent.link.garbled(f"blocks {found} of {step} from {first} on")
+        bad += found
         if progress:
             progress(min(first + step, blocks), blocks)
     return bad
@@ -154,10 +157,18 @@ def flash(agent: Agent, code: Code, progress: Progress | None = None) -> dict[st
 # --- backups -------------------------------------------------------------------------------
 
 
-def protected(members: Sequence[dict[str, Any]]) -> bool:
-    """Whether at least one member holds the backup of the code in flash, and none is behind."""
-    states = [member["state"] for member in members]
-    return any(state in _HOLDING for state in states) and "stale" not in states
+def holding(found: dict[str, Any]) -> list[str]:
+    """The disks with the backup of the code in flash. found: a report, or what `members` says."""
+    return [member["disk"] for member in found["members"] if member["state"] in _HOLDING]
+
+
+def protected(found: dict[str, Any], disks: Iterable[str] = ()) -> bool:
+    """Whether a member holds the backup of the code in flash, all of `disks` do, and no member
+    is behind or missing. found: as for holding()."""
+    held = holding(found)
+    states = {member["state"] for member in found["members"]}
+    missing = any(code == "member-missing" for code, _, _ in found["reasons"])
+    return bool(held) and set(disks) <= set(held) and "stale" not in states and not missing
 
 
 def verify_copies(agent: Agent, progress: Progress | None = None) -> dict[str, Any]:
@@ -190,7 +201,7 @@ def power_on(agent: Agent) -> dict[str, Any]:
 
 def reset(agent: Agent) -> dict[str, Any]:
     """Reset the board; its report. Afterwards the agent has to be started anew."""
-    return agent.link.reset(_POWER_ON_S)
+    return agent.reset(_POWER_ON_S)
 
 
 def drill(agent: Agent, blocks: int) -> dict[str, Any]:

@@ -1,0 +1,357 @@
+"""Provisioning from end to end: the commands, and the board's own agent on a board of fakes."""
+
+import importlib
+import json
+import random
+import re
+import threading
+from errno import EIO
+
+import pytest
+
+import fakes.deflate  # noqa: F401 - the agent needs it
+from fakes import board as sim
+from fakes.disk import RamDisk
+from lifeboat import agent as agents
+from lifeboat import boot
+from lifeboat import line as lines
+from lifeboat_host import cli_provision
+from lifeboat_host.errors import LifeboatError
+
+BLOCK = sim.ERASE
+SECTORS = 4096
+OLD = bytes(sim.image(seed=1, version="1.0"))
+NEW = bytes(sim.image(seed=2, version="2.0"))
+BLANK = b"\xff" * len(NEW)
+
+
+class Pipe:
+    """Bytes from one thread to another."""
+
+    def __init__(self):
+        self._bytes = bytearray()
+        self._more = threading.Condition()
+
+    def put(self, data):
+        with self._more:
+            self._bytes += data
+            self._more.notify()
+
+    def get(self, size):
+        with self._more:
+            assert self._more.wait_for(lambda: len(self._bytes) >= size, 10), "nobody writes"
+            data = bytes(self._bytes[:size])
+            del self._bytes[:size]
+            return data
+
+
+class Line(lines.Line):
+    """The board's end of the wire."""
+
+    def __init__(self, wire):
+        self._wire = wire
+
+    def guard(self, on):
+        pass
+
+    def read(self, buf):
+        buf[:] = self._wire.to_board.get(len(buf))
+
+    def write(self, data):
+        self._wire.to_host.put(data)
+
+    def drain(self):
+        self._wire.to_board = Pipe()
+
+
+class Wire:
+    """Instead of a Link: the agent runs in a thread of its own."""
+
+    port = "wire"
+
+    def __init__(self, board):
+        self._board = board
+        self._agent = self._call = None
+        self._said = []
+        self.to_board, self.to_host = Pipe(), Pipe()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def print(self, *what):
+        self._said.append(" ".join(map(str, what)) + "\n")
+
+    def exec(self, code, timeout):
+        assert "_agent = Agent(board)" in code
+        self._agent = agents.Agent(self._board, Line(self))
+        return ""
+
+    def begin(self, code):
+        name, *args = eval(re.fullmatch(r"_agent\.call(\(.*\))", code)[1].replace(")", ",)", 1))
+        self._said.clear()
+        self._call = threading.Thread(target=self._agent.call, args=(name, *args), daemon=True)
+        self._call.start()
+
+    def read(self, size, timeout):
+        return self.to_host.get(size)
+
+    def write(self, data):
+        self.to_board.put(data)
+
+    def end(self, timeout):
+        self._call.join(10)
+        return self.spoil("".join(self._said))
+
+    def spoil(self, said):
+        """For tests: what arrives instead."""
+        return said
+
+    def reset(self, timeout):
+        return json.loads(json.dumps(boot.power_on(self._board).data))
+
+    def garbled(self, what):
+        return LifeboatError("link-garbled", what)
+
+
+@pytest.fixture
+def connected(lifeboat, monkeypatch, capsys, tmp_path):
+    """Connect a board; gives what runs a command on it: (exit code, its result)."""
+    monkeypatch.setattr(boot, "attended", False)
+    images = {}
+    for code in (OLD, NEW):
+        images[code] = tmp_path / f"{len(images)}.img"
+        images[code].write_bytes(code)
+
+    def connect(board, wire=None):
+        wire = wire or Wire(board)
+        monkeypatch.setattr(cli_provision, "Link", lambda port: wire)
+        for module in (agents, boot, importlib.import_module("lifeboat.report")):
+            monkeypatch.setattr(module, "print", wire.print, raising=False)
+
+        def run(name, *arguments, code=None):
+            capsys.readouterr()
+            given = ["--image", images[code]] if code else []
+            exit_code, out, _ = lifeboat(name, "--port", "-", *given, *arguments, "--json")
+            return exit_code, json.loads(out)
+
+        return run
+
+    return connect
+
+
+def blank_board(content, disks):
+    board = sim.SimBoard(bytearray(content), members=0)
+    board.drives = [RamDisk(f"disk{i}", SECTORS) for i in range(disks)]
+    return board
+
+
+def states(result):
+    return {member["disk"]: member["state"] for member in result["report"]["members"]}
+
+
+@pytest.fixture
+def provision(connected, tmp_path):
+    def prepared(board):
+        run = connected(board)
+        return lambda *args: run("provision", "--yes", "--undo", tmp_path, *args, code=NEW)
+
+    return prepared
+
+
+# Provision
+
+
+def test_a_blank_board_becomes_protected(provision):
+    board = blank_board(BLANK, disks=2)
+    run = provision(board)
+    code, result = run()
+    assert code == 0 and [made["disk"] for made in result["created"]] == ["disk0", "disk1"]
+    assert bytes(board.nor.data) == NEW
+    assert set(states(result).values()) == {"level"}
+    code, result = run()
+    assert (code, result["done"], result["regions"]) == (0, False, ["disk0", "disk1"])
+
+
+def test_a_run_that_was_cut_between_two_regions_is_taken_up_there(provision):
+    board = blank_board(BLANK, disks=2)
+    # Not zero and not recognised, so that both runs are given leave to overwrite it.
+    for drive in board.drives:
+        sim.put(drive, (SECTORS - 50) * 512, b"x" * 512)
+    leave = [f"--overwrite={SECTORS - 50}-{SECTORS - 50}"] * 2
+    run = provision(board)
+    board.drives[1].fault = lambda op, lba, count: EIO if op == "write" else None
+    code, result = run(*leave)
+    assert code == 1 and result["error"]["code"] == "disk-write"
+    board.drives[1].fault = None
+    assert boot.power_on(board).verdict == "RUN"  # with half of its set
+
+    code, result = run(*leave)
+    assert code == 0 and result["regions"] == ["disk0"]
+    assert [(made["disk"], made["member_index"]) for made in result["created"]] == [("disk1", 1)]
+    assert states(result) == {"disk0": "level", "disk1": "level"}
+    assert result["report"]["reasons"] == []
+
+
+def test_a_board_that_lacks_a_member_is_not_protected(provision):
+    board = blank_board(BLANK, disks=2)
+    run = provision(board)
+    assert run()[0] == 0
+    board.drives.pop()
+    code, result = run()
+    assert code == 1 and result["error"]["code"] == "provision-backup"
+    assert "member-missing" in result["error"]["message"]
+
+
+def test_a_disk_for_which_the_set_has_no_place_is_left_alone(provision):
+    board = blank_board(BLANK, disks=1)
+    run = provision(board)
+    assert run()[0] == 0
+    board.drives.append(RamDisk("disk1", SECTORS))
+    assert run()[1]["done"] is False
+    code, result = run("--disk", "disk1")
+    assert code == 1 and result["error"]["code"] == "region-member"
+    assert board.drives[1].writes == 0
+
+
+def test_a_region_whose_disk_fails_at_the_reset_is_no_success(provision, monkeypatch):
+    board = blank_board(BLANK, disks=2)
+    run = provision(board)
+    power_on = boot.power_on
+
+    def worse(board):
+        board.drives[1].fault = lambda op, lba, count: EIO
+        return power_on(board)
+
+    monkeypatch.setattr(boot, "power_on", worse)
+    code, result = run()
+    assert code == 1 and result["error"]["code"] == "provision-backup"
+    assert "disk1" in result["error"]["message"]
+
+
+# Flash
+
+
+def test_new_code_is_backed_up_and_runs(connected):
+    board = sim.SimBoard(bytearray(OLD))
+    boot.power_on(board)
+    run = connected(board)
+    code, result = run("flash", "--yes", code=NEW)
+    assert (code, result["done"]) == (0, True) and bytes(board.nor.data) == NEW
+    assert states(result) == {"disk0": "created", "disk1": "created"}
+    code, result = run("flash", code=NEW)
+    assert (code, result["done"]) == (0, False)
+
+
+def test_new_code_without_a_backup_is_an_error_until_it_has_one(connected):
+    board = blank_board(OLD, disks=0)
+    run = connected(board)
+    for _ in range(2):
+        code, result = run("flash", "--yes", code=NEW)
+        assert code == 1 and result["error"]["code"] == "provision-backup"
+        assert bytes(board.nor.data) == NEW
+    board.drives = sim.SimBoard(bytearray(OLD)).drives
+    code, result = run("flash", "--yes", code=NEW)
+    assert (code, result["sent"]) == (0, None)
+    assert set(states(result).values()) == {"created"}
+
+
+def test_a_board_that_went_back_to_its_old_code_is_an_error(connected, monkeypatch):
+    board = sim.SimBoard(bytearray(OLD))
+    boot.power_on(board)
+    run = connected(board)
+    power_on = boot.power_on
+
+    def worse(board):
+        board.nor.data[2 * BLOCK] ^= 1  # as soon as the new code is there
+        return power_on(board)
+
+    monkeypatch.setattr(boot, "power_on", worse)
+    code, result = run("flash", "--yes", code=NEW)
+    assert code == 1 and result["error"]["code"] == "provision-code"
+    assert bytes(board.nor.data) == OLD
+
+
+# Verify
+
+
+@pytest.fixture
+def verified(connected, lifeboat):
+    """Verify a board; gives (exit code, what it says is next)."""
+
+    def run(board):
+        connected(board)
+        code, out, _ = lifeboat("verify", "--port", "-")
+        return code, out.strip().split("\n")[-1]
+
+    return run
+
+
+def test_verify_says_what_helps(verified):
+    board = sim.SimBoard(bytearray(OLD))
+    assert boot.power_on(board).verdict == "RUN"
+    assert verified(board) == (0, "all is well")
+
+    board.nor.data[:] = NEW
+    code, said = verified(board)
+    assert code == 3 and "next: lifeboat backup" in said
+    boot.power_on(board)
+
+    board.nor.data[0] ^= 1
+    code, said = verified(board)
+    assert code == 3 and "next: lifeboat recover" in said
+    board.nor.data[0] ^= 1
+
+    board.drives.pop()
+    code, said = verified(board)
+    assert code == 3 and "lifeboat region create --port wire DISK --join disk0" in said
+
+
+# Whatever a board says
+
+
+ODD = (None, True, 0, -1, 1 << 80, 0.5, "", "..", "/dev/sda", [], [[]], {}, {"a": 1})
+
+
+class Liar(Wire):
+    """Its answer number `when` is odd in one place."""
+
+    def __init__(self, board, seed):
+        super().__init__(board)
+        self.rng = random.Random(seed)
+        self.when = self.rng.randrange(8)
+
+    def spoil(self, said):
+        self.when -= 1
+        if self.when != -1:
+            return said
+        answer = json.loads(said.strip().split("\n")[-1].removeprefix("agent: "))
+        places = list(self.places(answer))
+        where, key = self.rng.choice(places)
+        if isinstance(where, dict) and self.rng.random() < 0.3:
+            del where[key]
+        else:
+            where[key] = self.rng.choice(ODD)
+        return "agent: " + json.dumps(answer)
+
+    def places(self, value):
+        keys = range(len(value)) if isinstance(value, list) else list(value)
+        for key in keys:
+            yield value, key
+            if isinstance(value[key], (list, dict)):
+                yield from self.places(value[key])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_a_board_says_ends_without_a_traceback(connected, seed):
+    board = sim.SimBoard(bytearray(OLD))
+    boot.power_on(board)
+    codes = set()
+    for i in range(16):
+        run = connected(board, Liar(board, 1000 * seed + i))
+        for name in ("status", "verify"):
+            code, result = run(name)
+            codes.add(result["error"]["code"] if code == 1 else code)
+    assert 0 in codes and "link-garbled" in codes
