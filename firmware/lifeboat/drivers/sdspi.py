@@ -3,7 +3,8 @@
     card = SDCard(machine.SPI(1), machine.Pin(5))
     vfs.mount(card, "/sd")
 
-Constructor, methods and `sectors` are those of micropython-lib's sdcard.SDCard, which it replaces.
+It replaces micropython-lib's sdcard.SDCard: constructor, block device methods, init_spi,
+init_card, `sectors` and `cdv` are as there. That one's own ways to talk to a card are not here.
 An SDCard is a MicroPython block device (simple and extended interface, blocks of 512 bytes).
 Errors are OSErrors:
 
