@@ -22,6 +22,8 @@ TABLE, PARTITION, CLAIM, REGION, GAP, FREE = (
 
 _HEAD = 1 << 20  # where a disk that is not blank shows it
 
+_SECTOR_SIZES = 512 + 4096  # of a disk's size and the other one
+
 _DAMAGED_HINT = (
     "repair it first, with gdisk or `sgdisk --verify` and then `sgdisk -e` or `sgdisk -Z`, "
     "or leave the disk alone"
@@ -115,6 +117,8 @@ def look(disk: Disk, lbas: Iterable[int] = (), progress: Progress | None = None)
     # A boot sector alone, or a file system's, can pass for an MBR: libblkid knows them apart.
     kind = "gpt" if table else "mbr" if mbr and (mbr.partitions or "dos" in tables) else "none"
     refusal = _refusal(disk, table, mbr, tables, claims)
+    if kind == "mbr" and not refusal and not all(contents.values()):
+        refusal = _mbr_of_other_sectors(disk, partitions, contents)
     try:
         ours = region.find(disk, lbas)
     except LifeboatError:
@@ -213,16 +217,45 @@ def _refusal(
         return LifeboatError(
             "mbr-damaged",
             f"{disk.path}: the MBR is damaged: {mbr.broken}",
-            "repair the table with sfdisk or fdisk first",
+            "if --lba-size is right, repair the table with sfdisk or fdisk first",
         )
     return None
 
 
 def _other_sector_size(disk: Disk) -> str:
-    other = 4096 + 512 - disk.lba_size
+    other = _SECTOR_SIZES - disk.lba_size
     if disk.size >= 2 * other and disk.read(other, 8) == b"EFI PART":
-        return f"it looks like a disk of {other} byte sectors: give --lba-size {other}"
+        return _other_hint(other)
     return ""
+
+
+def _other_hint(other: int) -> str:
+    return f"it looks like a disk of {other} byte sectors: give --lba-size {other}"
+
+
+def _mbr_of_other_sectors(
+    disk: Disk, partitions: Sequence[Partition], contents: dict[int, str]
+) -> LifeboatError | None:
+    """A refusal when more of the partitions hold something known if LBAs are of the other size.
+
+    Nothing else tells: an MBR does not say for which size it was made.
+    """
+    other = _SECTOR_SIZES - disk.lba_size
+    ranges = [
+        (part.first * other, min((part.last + 1) * other, disk.size))
+        for part in partitions
+        if part.first * other < disk.size
+    ]
+    with signatures.probe_path(disk, ranges) as path:
+        hits = [signatures.of_partition(path, start, end - start) for start, end in ranges]
+    if len(list(filter(None, hits))) <= len(list(filter(None, contents.values()))):
+        return None
+    return LifeboatError(
+        "mbr-damaged",
+        f"{disk.path}: the MBR is not for sectors of {disk.lba_size} bytes: "
+        "its partitions begin elsewhere",
+        _other_hint(other),
+    )
 
 
 # --- pieces --------------------------------------------------------------------------------

@@ -89,6 +89,25 @@ def gpt_4096(path):
     put(path, raw.gpt(SIZE, [(LINUX, 256, 8191)], lba=4096))
 
 
+def mbr_in_sectors(lba, *parts):
+    """Partitions (first, count, holds ext4) in sectors of lba bytes."""
+
+    def make(path):
+        blank(path)
+        for index, (first, count, known) in enumerate(parts):
+            mbr_entry(index, 0x83, first, count)(path)
+            if known:
+                mkfs_in(first * lba // 512, 8 << 11, "mkfs.ext4", "-q")(path)
+
+    return make
+
+
+# To the end of the disk: in sectors of 512 bytes it would end long before.
+MBR_4096 = mbr_in_sectors(4096, (256, SIZE // 4096 - 256, True))
+# An empty partition 1; the second begins where 1 would in sectors of the other size.
+MBR_EMPTY_FIRST = mbr_in_sectors(512, (2048, 14336, False), (16384, 40960, True))
+
+
 def full_entries(path):
     blank(path)
     put(path, raw.gpt(SIZE, [(LINUX, 2048 + 8 * i, 2048 + 8 * i + 7) for i in range(128)]))
@@ -363,6 +382,10 @@ def test_each_layout_gets_the_expected_decision(layout, name):
         (blank, 4096, AUTO, TAIL_START // 8),
         (blank, 4096, GPT, GPT_START // 8),
         (gpt_4096, 4096, AUTO, GPT_START // 8),
+        (MBR_4096, 512, AUTO, "mbr-damaged"),
+        (MBR_4096, 4096, AUTO, "region-overlap"),
+        (MBR_EMPTY_FIRST, 512, AUTO, TAIL_START),
+        (mbr_in_sectors(512, (2048, 40960, True)), 4096, AUTO, "mbr-damaged"),
         (gpt_4096, 4096, TAIL, "region-overlap"),
         (gpt_4096, 512, AUTO, "gpt-damaged"),
         (GPT_ROOM, 4096, AUTO, "gpt-damaged"),
