@@ -18,7 +18,7 @@ from time import ticks_diff, ticks_ms
 from micropython import const
 
 from .blockdev import Scratch
-from .checking import check, choose_home, survey
+from .checking import check, choose_home, is_own, survey
 from .codeflash import CodeFlash
 from .creating import create, generation_for, mend
 from .errors import LifeboatError
@@ -110,10 +110,14 @@ def segments(board):
     """Yield (name, kind, size, data) for each segment of the code in flash.
 
     data() returns its bytes: a view of memory-mapped flash, else a copy in RAM. For use after a
-    verdict that runs; raises LifeboatError or OSError as the manifest and the driver do.
+    verdict that runs; raises LifeboatError or OSError as the manifest and the driver do, and
+    LifeboatError(flash-changed) when this is not the code that the verdict is about.
     """
     flash = CodeFlash(board.flash(), board.BLOCK_SIZE)
-    for name, kind, offset, size in flash.manifest()[0].segments:
+    manifest = flash.manifest()[0]
+    if _last and _last.data["build"] != manifest.build_name:
+        raise LifeboatError("flash-changed", manifest.build_name)
+    for name, kind, offset, size in manifest.segments:
         yield name, kind, size, lambda offset=offset, size=size: flash.map(offset, size)
 
 
@@ -274,13 +278,25 @@ class _Session:
     # S2 and S3, and the copies that S4 found bad.
     def _back_up(self, manifest, plan):
         check(self.members, manifest)
-        behind = [member for member in self.members if member.home and member.state != "level"]
+        broken = []
         for copy, block in bad_copies(plan, self.scratch) if plan else ():
             self.report.reason("copy-bad", copy.member.name, "block %d" % block)
             args = self.flash, manifest, copy, block, self.scratch.get()
             self._attempt(copy.member, self._mended(copy.member), "stale", mend, *args)
+            if copy.member.state == "stale":
+                broken.append(copy)
+        # A backup with a block that can't be rewritten is none: another slot's turn.
+        behind = [m for m in self.members if m.home and m.state not in ("level", "mended")]
+        # A wrong guess would cost another controller its backups.
+        if behind and not is_own(self.members, manifest.build):
+            self.report.reason("set-unclear")
+            behind = ()
         for member in behind:
             self._attempt(member, "created", "stale", self._create, member, manifest)
+        for copy in broken:
+            member = copy.member
+            if member.state == "created" and member.newest_slot != copy.slot:
+                self._attempt(member, "created", "created", member.region.clear_commit, copy.slot)
         for member in self.members:
             if member.home and member.region.bad_copies:
                 self.report.reason("header-bad", member.name)

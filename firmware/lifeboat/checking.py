@@ -45,6 +45,10 @@ class Member:
         """Whether it may also be written."""
         return self.usable and self.state != "foreign"
 
+    def holds(self, build):
+        """Return whether a commit record is of this build."""
+        return any(r and r.build == build for r in self.records)
+
     def fail(self, error):
         """Note that the disk gave an OSError, and leave it alone from now on."""
         self.unit.drop()
@@ -139,7 +143,7 @@ def choose_home(members, build, report):
         same = member.usable and sets.pop(member.region.set_id, None)
         if same:
             rank = (
-                any(r and r.build == build for m in same for r in m.records),
+                any(m.holds(build) for m in same),
                 len(same),
                 max(m.newest.generation if m.newest else 0 for m in same),
             )
@@ -151,6 +155,17 @@ def choose_home(members, build, report):
         if member.usable and member not in own:
             member.state = "foreign"
     _report_missing(members, own[0].region, report)
+
+
+def is_own(members, build):
+    """Return whether the home members are of the controller's own set beyond doubt.
+
+    They are when no other set is here, or when only they hold this build.
+    """
+    others = [m for m in members if m.usable and not m.home]
+    return not others or (
+        any(m.holds(build) for m in members if m.home) and not any(m.holds(build) for m in others)
+    )
 
 
 # A failed disk whose region could not be read may be any of those that seem to be missing.

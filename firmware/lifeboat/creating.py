@@ -3,34 +3,30 @@
 from errno import EIO
 
 from .errors import LifeboatError
-from .kernels import crc32
 from .region import GENERATION_LIMIT, UNIT
 
 
-# Whether a slot holds every block of its manifest. The manifest may be of another block size
-# than the board's, so a block is read in pieces of at most the scratch buffer's size. A sector
-# that can't be read is as bad as one with other content: to write it again may cure it.
+# Whether a slot holds every block of its manifest; buf: one block.
 def _is_whole(region, slot, manifest, buf):
+    for i in range(manifest.block_count):
+        region.read(region.block_at(slot, i, len(buf)), buf)
+        if not manifest.crc_matches(i, buf):
+            return False
+    return True
+
+
+# Whether a committed copy is known to be of no use. A sector that can't be read is as bad as one
+# with other content: to write it again may cure it. What could not be this board's code is not
+# looked at: a hostile record may claim any size.
+def _is_broken(region, slot, manifest, flash, buf):
+    if manifest.block_size != len(buf) or manifest.block_count > flash.manifest_block:
+        return False
     try:
-        return _blocks_match(region, slot, manifest, buf)
+        return not _is_whole(region, slot, manifest, buf)
     except OSError as error:
         if error.errno != EIO:
             raise
-        return False
-
-
-def _blocks_match(region, slot, manifest, buf):
-    size = manifest.block_size
-    for i in range(manifest.block_count):
-        at = region.block_at(slot, i, size)
-        crc = 0
-        for offset in range(0, size, len(buf)):
-            piece = buf[: size - offset]
-            region.read(at + offset, piece)
-            crc = crc32(piece, crc)
-        if crc != manifest.crc(i):
-            return False
-    return True
+        return True
 
 
 # The manifest of a committed slot, or None. Raises LifeboatError(manifest-version) when it is of
@@ -45,11 +41,12 @@ def _committed(region, slot, commit):
     return manifest if commit.describes(manifest) else None
 
 
-# The slot to give up: a free one; else the oldest, if the newest is whole; else the newest,
-# which then is no loss (I2). Slots that could not be read just now may hold a good copy, and
-# may not take another: they come last.
-def _victim(member, buf):
+# The slots that may be given up, best first: the free ones; else only the oldest, if the newest is
+# whole; else only the newest, which then is no loss (I2). Slots that could not be read just now
+# may hold a good copy, and may not take another: they come last.
+def _victims(member, flash, buf):
     region = member.region
+    free = []
     committed = []
     doubtful = list(member.unreadable)
     for slot, commit in enumerate(member.records):
@@ -64,18 +61,21 @@ def _victim(member, buf):
                 raise
             doubtful.append(slot)
             continue
-        if not manifest:
-            return slot
-        committed.append((commit.generation, slot, manifest))
+        if manifest:
+            committed.append((commit.generation, slot, manifest))
+        else:
+            free.append(slot)
+    if free:
+        return free
     committed.sort(key=lambda c: c[0])
     if committed:
         _, newest, manifest = committed[-1]
-        if not _is_whole(region, newest, manifest, buf):
-            return newest
+        if _is_broken(region, newest, manifest, flash, buf):
+            return [newest]
     if len(committed) > 1:
-        return committed[0][1]
+        return [committed[0][1]]
     if doubtful:
-        return doubtful[0]
+        return doubtful[:1]
     raise LifeboatError("commit-version", "no slot to spare")
 
 
@@ -108,9 +108,19 @@ def create(flash, manifest, member, generation, buf):
     region = member.region
     if not region.fits(manifest):
         raise LifeboatError("slot-small", "%d bytes" % region.slot_size)
-    size = manifest.block_size
+    victims = _victims(member, flash, buf)
+    for slot in victims:
+        try:
+            return _fill(flash, manifest, member, slot, generation, buf)
+        except OSError as error:
+            if error.errno != EIO or slot == victims[-1]:
+                raise
+            member.io_error(error)
+
+
+def _fill(flash, manifest, member, slot, generation, buf):
+    region = member.region
     unit = buf[:UNIT]
-    slot = _victim(member, buf)
     member.records[slot] = None
     if slot == member.newest_slot:
         member.newest = None
@@ -119,7 +129,7 @@ def create(flash, manifest, member, generation, buf):
         flash.read(i, buf)
         if not manifest.crc_matches(i, buf):
             raise LifeboatError("flash-changed", str(i))
-        region.write(region.block_at(slot, i, size), buf)
+        region.write(region.block_at(slot, i, len(buf)), buf)
     region.write_manifest(slot, manifest, unit)
     region.flush()
     if not (
@@ -142,6 +152,7 @@ def mend(flash, manifest, copy, block, buf):
     at = region.block_at(copy.slot, block, len(buf))
     region.write(at, buf)
     region.flush()
+    buf[0] ^= 0xFF  # what the disk does not read must not look right
     region.read(at, buf)
     if not manifest.crc_matches(block, buf):
         raise LifeboatError("disk-lies", "block %d" % block)

@@ -194,6 +194,7 @@ class Region:
             unit[:_RECORD] = self.header
             self.write(offset, unit)
             self.flush()
+            unit[0] ^= 0xFF  # what the disk does not read must not look right
             self.read(offset, unit)
             if not self._is_copy(unit):
                 raise LifeboatError("disk-lies", "header")
@@ -265,6 +266,7 @@ class Region:
         pack_into("<I", unit, _RECORD - 4, crc32(memoryview(unit)[: _RECORD - 4]))
         self.write(self.slot_at(slot), unit)
         self.flush()
+        unit[0] ^= 0xFF  # as in mend_header()
         try:
             commit = self.commit(slot, unit)
         except LifeboatError:
@@ -301,8 +303,13 @@ def _region_at(disk, patient, lba, partition, unit):
     if partition:
         if partition != (region.start, region.sectors):
             raise LifeboatError("region-place", "not its partition")
-    elif gpt.mbr_claims(patient, region.start, region.start + region.sectors, unit):
-        raise LifeboatError("region-place", "a partition reaches into it")
+    else:
+        start = region.start
+        end = start + region.sectors
+        if gpt.mbr_claims(patient, start, end, unit) or (
+            partition == () and gpt.find(patient, lambda _, a, z: a < end and z >= start)
+        ):
+            raise LifeboatError("region-place", "a partition reaches into it")
     region.audit(unit)
     return region
 
@@ -314,7 +321,8 @@ def _per_unit(disk):
     return UNIT // size
 
 
-# The LBAs where a header copy may be, best first, each with the partition it must fill.
+# The LBAs where a header copy may be, best first, each with the partition it must fill; () when
+# it must keep out of all partitions, None when there are none but the MBR's.
 def _places(disk, lbas):
     per_unit = _per_unit(disk)
     partition = gpt.find(disk, lambda kind, first, last: kind == TYPE_GUID)
@@ -330,7 +338,7 @@ def _places(disk, lbas):
         for lba in (end - per_unit, end - 2 * per_unit):
             yield lba, None
     for lba in lbas:
-        yield lba, None
+        yield lba, ()
 
 
 def find(disk, lbas=(), unit=None):

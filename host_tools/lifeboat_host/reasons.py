@@ -17,7 +17,7 @@ ADVICE = {
     "disk-lies": "the disk does not return what was written; replace it",
     "disk-timeout": "the disk did not answer; check its power, then replace it",
     "disks-failed": "the disk controller fails; check board.py, then hardware",
-    "flash-changed": "flash changed while copied; check its supply and wiring",
+    "flash-changed": "flash is not what was inspected; reset, then check its supply",
     "flash-failed": "the code flash gives errors; replace it or the board",
     "flash-verify": "flash does not hold what was programmed; replace it",
     "generation-limit": "the counter is used up; make the region anew",
@@ -39,6 +39,7 @@ ADVICE = {
     "region-magic": "there is no region header here",
     "region-place": "it is not where it was made; make the region anew",
     "region-version": "the region is too new; update the boot stage",
+    "set-unclear": "disks of other controllers are here; take them out",
     "slot-small": "the code does not fit; make the region anew with larger slots",
 }
 

@@ -13,6 +13,7 @@ import lifeboat
 from fakes import board as sim
 from fakes import disk as disks
 from fakes import scenarios
+from lifeboat.errors import LifeboatError
 from lifeboat.report import Report
 
 NEW = scenarios.NEW
@@ -368,6 +369,15 @@ def test_segments_are_the_bytes_of_the_flash(mapped):
     ((name, kind, size, data),) = lifeboat.segments(board)
     data = data()
     assert (name, kind, bytes(data)) == ("app", 0, NEW[: 6 * sim.ERASE])
+
+
+def test_code_that_the_verdict_is_not_about_does_not_run():
+    board = backed_up()
+    assert lifeboat.power_on(board).verdict == "RUN"
+    board.nor.data[:] = scenarios.OLD
+    with pytest.raises(LifeboatError) as caught:
+        list(lifeboat.segments(board))
+    assert caught.value.code == "flash-changed"
 
 
 def romfs_board(*segments):

@@ -182,6 +182,38 @@ def test_among_equal_sets_the_one_with_the_newest_copy_is_home():
     assert [m.state for m in members] == ["foreign", "level"]
 
 
+def test_no_set_is_written_when_it_may_be_another_controllers():
+    """After an update no set holds the code in flash, and the visitor has more generations."""
+    visitor = sim.SimBoard(bytearray(scenarios.OLD), members=1)
+    sim.make_region(visitor.drives[0], set_id=b"X" * 16)
+    lifeboat.power_on(visitor)
+    visitor.nor.data[:] = scenarios.NEW
+    lifeboat.power_on(visitor)
+    board = sim.SimBoard(bytearray(sim.image(seed=3, version="3.0")), members=1)
+    lifeboat.power_on(board)
+    own, other = board.drives = mixed(board.drives, visitor.drives)
+    other.power = board.power
+    assert [m["state"] for m in lifeboat.power_on(board).data["members"]] == ["level", "foreign"]
+    board.nor.data[:] = sim.image(seed=4, version="4.0")
+    before = dict(own.sectors), dict(other.sectors)
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RUN_DEGRADED" and "set-unclear" in codes(report)
+    assert (own.sectors, other.sectors) == before
+    board.drives = [own]
+    assert lifeboat.power_on(board).data["members"][0]["state"] == "created"
+    # Now its set holds the code, and the visitor is one again.
+    board.drives = [own, other]
+    report = lifeboat.power_on(board)
+    assert [m["state"] for m in report.data["members"]] == ["level", "foreign"]
+    assert report.verdict == "RUN" and not codes(report)
+
+
+def test_two_sets_with_the_code_in_flash_need_nothing():
+    drives = mixed(backed_up(1, scenarios.NEW, b"X" * 16), backed_up(1))
+    members, report = run(drives)
+    assert [m.state for m in members] == ["level", "foreign"] and not codes(report)
+
+
 def test_a_missing_member_is_named_by_its_number():
     drives = backed_up(3)
     _, report = run([drives[0], drives[2]])

@@ -55,9 +55,9 @@ class Setup:
         return caught.value.code
 
 
-def record(disk, slot):
+def record(disk, slot, slots=2):
     """Return (generation, build id) of a valid commit record, or None."""
-    raw = sim.get(disk, scenarios.slot_of(disk, slot), 512)
+    raw = sim.get(disk, scenarios.slot_of(disk, slot, slots), 512)
     if raw[:8] != b"LBCOMMIT" or zlib.crc32(raw[:508]) != struct.unpack("<I", raw[508:])[0]:
         return None
     return struct.unpack_from("<I", raw, 64)[0], raw[32:64]
@@ -144,6 +144,40 @@ def test_the_newest_is_given_up_when_a_sector_of_it_can_not_be_read():
     setup.look()
     setup.create()
     assert record(disk, 0) == (1, build(A)) and record(disk, 1) == (3, build(C))
+
+
+def test_a_free_slot_with_a_bad_sector_is_passed_over():
+    setup = Setup(A, B, members=1, slots=3)
+    disk = setup.board.drives[0]
+    bad = (scenarios.slot_of(disk, 1, 3) + 69632) // 512
+    disk.fault = lambda op, at, n: EIO if op == "read" and at <= bad < at + n else None
+    setup.create()
+    disk.fault = None
+    assert record(disk, 0, 3) == (1, build(A)) and record(disk, 2, 3) == (2, build(B))
+    assert record(disk, 1, 3) is None
+
+
+def test_a_copy_of_another_block_size_is_not_read_and_not_given_up_first():
+    """It can't be this board's code, and may claim any size."""
+    setup = Setup(A, B, C, members=1)
+    disk = setup.board.drives[0]
+    code = sim.noise(9, 4 * 8192)
+    manifest = sim.manifest(code, block=8192)
+    at = scenarios.slot_of(disk, 1)
+    raw = bytearray(sim.get(disk, at, 512))
+    raw[32:64] = hashlib.sha256(manifest[:-4]).digest()
+    struct.pack_into("<IIII", raw, 64, 2, len(manifest), 8192, 4)
+    struct.pack_into("<I", raw, 508, zlib.crc32(raw[:508]))
+    sim.put(disk, at, raw)
+    sim.put(disk, at + 4096, manifest + bytes(-len(manifest) % 512))
+    setup.look()
+    assert setup.members[0].newest_slot == 1
+    blocks = range((at + 69632) // 512, (at + sim.SLOT) // 512)
+    asked = []
+    disk.fault = lambda op, lba, n: asked.append(lba) if op == "read" and lba in blocks else None
+    setup.create()
+    assert not asked
+    assert record(disk, 0) == (3, build(C)) and record(disk, 1) == (2, raw[32:64])
 
 
 @pytest.mark.parametrize("damage", ["manifest", "build", "block_count"])

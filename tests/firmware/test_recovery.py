@@ -296,9 +296,16 @@ def test_bad_sectors_cost_a_block_not_the_disk():
     report = board.run()
     assert board.nor.data == NEW
     assert report.data["repaired"] == [[1, 1, "disk1"], [2, 1, "disk0"], [4, 1, "disk0"]]
-    # The sectors stay bad when they are rewritten: no disk alone has a whole backup any more.
-    assert report.verdict == "RUN_DEGRADED"
-    assert [m["state"] for m in report.data["members"]] == ["stale", "stale"]
+    # The sectors stay bad when they are rewritten: no disk alone has a whole backup any more in
+    # its first slot, so the second one gets it.
+    assert report.verdict == "RUN"
+    assert [m["state"] for m in report.data["members"]] == ["created", "created"]
+    for disk in board.drives:
+        disk.fault = None
+        records = [sim.get(disk, scenarios.slot_of(disk, slot), 512)[:8] for slot in (0, 1)]
+        assert records == [bytes(8), b"LBCOMMIT"]
+    again = board.run()
+    assert again.verdict == "RUN" and not again.data["reasons"] and not again.data["disk_writes"]
 
 
 @pytest.mark.parametrize("errno", [ENODEV, ETIMEDOUT])

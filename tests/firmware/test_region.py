@@ -145,6 +145,21 @@ def test_it_is_found_at_a_configured_place(size):
     assert found.start == start
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "refused"),
+    [(64, 1023, False), (64, 1024, True), (1100, 1101, True), (1024 + sim.REGION // 512, 3000, False)],
+    ids=str,
+)
+def test_a_configured_place_under_a_partition_is_somebody_elses_now(first, last, refused):
+    d = RamDisk("disk", 4096)
+    sim.make_region(d, 1024)
+    tables.both(d, [(tables.LINUX, 2, 3), (tables.LINUX, first, last)])
+    if refused:
+        assert refusal_to_find(d, (1024,)) == "region-place"
+    else:
+        assert regions.find(d, (1024,)).start == 1024
+
+
 @sectors
 def test_it_is_found_as_a_partition(size):
     d = disk(size)
