@@ -14,7 +14,7 @@ from time import ticks_us
 
 from micropython import const
 
-from . import gpt
+from . import boot, gpt
 from . import region as regions
 from .blockdev import INIT, SYNC, Checked, Window, geometry
 from .errors import LifeboatError
@@ -95,9 +95,15 @@ def _code_size(board):
     return count * size - board.BLOCK_SIZE
 
 
+# The disks are started anew, from under a scrubber on a timer, too.
+def _start(board):
+    boot.attended = True
+    board.start()
+
+
 def show(board, slots=2):
     """Print each disk of the board, and the range that create() would take or why not."""
-    board.start()
+    _start(board)
     size = region_size(_code_size(board), slots)
     for disk in _disks(board):
         try:
@@ -115,7 +121,7 @@ def create(board, names, slots=2):
 
     All disks are checked before the first is written. Raises LifeboatError or OSError.
     """
-    board.start()
+    _start(board)
     size = region_size(_code_size(board), slots)
     disks = [disk for disk in _disks(board) if disk.name in names]
     if len(disks) != len(names):

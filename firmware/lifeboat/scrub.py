@@ -61,27 +61,34 @@ class Scrubber:
     (repair, then reset the board) or REPORT (only tell). on_change(names) is called after a repair
     with the names of the segments in the repaired block; changed collects them until the
     application clears it. Raises LifeboatError when the code in flash is not what was found at
-    power-on, OSError as the flash driver does. Nothing else here raises: what goes wrong is in the
-    report.
+    power-on, OSError as the flash driver does. Nothing else here raises, but the first step after
+    a power_on() without a reset, which begins anew: what goes wrong is in the report.
     """
 
     def __init__(self, board, policy=REPAIR, on_change=None):
-        report = boot.report()
-        if report is None or report.verdict == RESCUE:
-            raise LifeboatError("flash-changed", "no verified code runs")
         self.policy = policy
         self.changed = set()
-        self.passes = self.deferred = self.steps = 0
+        self.deferred = self.steps = 0
         self._on_change = on_change
-        self._report = report
         self._board = board
+        self._buf = memoryview(bytearray(_MOST[False]))
+        self._busy = False
+        self._budget = 0
+        self._bytes = self._spent = 0
+        self._clock = 0  # ms, of which ticks would lose count in days
+        self._ticks = ticks_ms()
+        self._begin()
+
+    def _begin(self):
+        board, report = self._board, boot.report()
+        if report is None or report.verdict == RESCUE:
+            raise LifeboatError("flash-changed", "no verified code runs")
         self._flash = CodeFlash(board.flash(), board.BLOCK_SIZE)
         self._manifest = self._flash.manifest()[0]
         if self._manifest.build_name != report.data["build"]:
             raise LifeboatError("flash-changed", self._manifest.build_name)
         self._scratch = Scratch(self._flash.block_size)
         self._manifest_crc = self._blank_after(self._manifest.raw)
-        self._buf = memoryview(bytearray(_MOST[False]))
         self._members = survey(list(board.disks()), board.REGION_LBAS, report)
         choose_home(self._members, self._manifest.build, _Mute())
         check(self._members, self._manifest)
@@ -93,31 +100,28 @@ class Scrubber:
         self._copies = self._find_copies()
         self._sizes = {True: _LEAST, False: _LEAST}  # of a piece: of flash, of a disk
         self._costs = {True: 0, False: 0}  # of the last piece, in us
-        self._budget = 0
-        self._bytes = self._spent = 0
-        self._clock = 0  # ms, of which ticks would lose count in days
-        self._ticks = ticks_ms()
         self._full = None  # when by _clock the last full pass ended
-        self._busy = False
         self._pending = self._last = None
         self._scheduled = False
         self._open = set()  # what was told and lasts: it is not told again
         self._tries = {}  # what was mended: how often
         self._suspects = []
-        self._position = 0
+        self._position = self.passes = 0
         self._restore()
         self._work = self._patrol()
+        self._report = report
 
     # --- for the application ---------------------------------------------------------------
 
     def step(self, ms):
-        """Go on for about ms milliseconds; returns False when another step is under way, or a
-        person's session with the host tools.
+        """Go on for about ms milliseconds; returns False when another step is under way, a
+        power-on, or a person's session.
 
         It ends before a piece that would not fit any more. Repairing a block of flash is one
         piece, as long as the chip needs for an erase and the programming.
         """
-        if self._busy or boot.attended:
+        # A power-on has its report from its beginning, and how long it took at its end.
+        if self._busy or boot.attended or "total" not in boot.report().data["ms"]:
             return False
         self._busy = True
         self._budget = 1000 * ms
@@ -125,7 +129,10 @@ class Scrubber:
         self._ticks = ticks_ms()
         start = ticks_us()
         try:
-            while True:
+            # It has started the disks anew, and may have used the slot of a copy for another.
+            if boot.report() is not self._report:
+                self._begin()
+            while boot.report() is self._report:
                 kind = self._next()
                 spent = ticks_diff(ticks_us(), start)
                 if spent + self._costs.get(kind, 0) >= self._budget:
@@ -178,7 +185,8 @@ class Scrubber:
 
     # --- the patrol ------------------------------------------------------------------------
 
-    # Backup copies as (Copy, Manifest): those of the code that runs, and older ones.
+    # Backup copies as (Copy, Manifest): of the code that runs, and of older code for this board. A
+    # forged manifest may claim blocks of gigabytes, with which no pass would end.
     def _find_copies(self):
         copies = []
         known = [self._manifest]
@@ -190,6 +198,9 @@ class Scrubber:
                 try:
                     if not manifest:
                         manifest = [member.region.manifest(slot)]
+                        manifest[0].accept(
+                            self._board.PRODUCT, self._flash.block_size, self._flash.manifest_block
+                        )
                         known += manifest
                 except (LifeboatError, MemoryError):
                     continue
@@ -331,11 +342,11 @@ class Scrubber:
         if self._last:
             self._after_repair(number, self._last)
 
-    # Sets _last to the name of the disk that it was repaired from, or None. While somebody uses
-    # the disks, or sends new code, it is put off.
+    # Sets _last to the name of the disk that it was repaired from, or None. While others work with
+    # the disks or the flash, it is put off.
     def _repair(self, number):
         try:
-            if not (UserArea.busy or boot.attended):
+            if not (UserArea.busy or boot.attended or boot.report() is not self._report):
                 self._last = self._pending = None
                 self._last = self._repaired_from(number)
         except LifeboatError as error:

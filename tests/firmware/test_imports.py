@@ -11,9 +11,9 @@ HOST = ROOT / "host_tools" / "lifeboat_host"
 
 # A module imports from the levels below its own only.
 LEVELS = [
-    {"__init__", "agent", "scrub"},
+    {"__init__", "agent", "scrub", "partitioning"},
     {"boot"},
-    {"creating", "recovery", "partitioning"},
+    {"creating", "recovery"},
     {"checking", "inspecting", "report", "journal"},
     {"region", "codeflash", "line"},
     {"manifest", "gpt"},

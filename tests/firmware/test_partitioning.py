@@ -8,13 +8,18 @@ import pytest
 import lifeboat
 from fakes import board as sim
 from fakes.disk import RamDisk, dead
-from lifeboat import partitioning
+from lifeboat import boot, partitioning
 from lifeboat.errors import LifeboatError
 
 SECTORS = 4096
 # One head unit, two slots of 69632 bytes and eight blocks, 128 KiB spare, two tail units.
 SIZE = 4096 + 2 * (69632 + 8 * sim.ERASE) + 131072 + 8192
 TYPE = bytes.fromhex("c2903618 0985 ae4d a160 c2b9cf3b0828".replace(" ", ""))
+
+
+@pytest.fixture(autouse=True)
+def unattended(monkeypatch):
+    monkeypatch.setattr(boot, "attended", False)
 
 
 def board(*disks):

@@ -4,6 +4,7 @@ import asyncio
 import struct
 from binascii import crc32
 from errno import EIO, ETIMEDOUT
+from hashlib import sha256
 
 import machine
 import pytest
@@ -12,7 +13,7 @@ import lifeboat
 from fakes import board as sim
 from fakes.disk import gone
 from fakes.power import Power, PowerCut
-from lifeboat import boot, scrub
+from lifeboat import boot, partitioning, scrub
 from lifeboat.blockdev import UserArea
 from lifeboat.errors import LifeboatError
 from lifeboat.scrub import REPAIR, REPORT, RESTART, Scrubber
@@ -446,6 +447,98 @@ def test_a_timers_tick_keeps_its_hands_off_a_disk_in_use():
     del area._dev._dev.readblocks
     scrubber.tick()
     assert scrubber.steps == 1
+
+
+def test_a_tick_keeps_its_hands_off_a_power_on():
+    board = board_with()
+    scrubber = Scrubber(board)
+    disk = board.drives[0]
+    read = disk.readblocks
+    calls = []
+
+    def interrupted(*args):
+        calls.append(args)
+        scrubber.tick()
+        return read(*args)
+
+    disk.readblocks = interrupted
+    lifeboat.power_on(board)
+    assert calls and scrubber.steps == 0 and scrubber.deferred == len(calls)
+    disk.readblocks = read
+    scrubber.tick()
+    assert scrubber.steps == 1
+
+
+def test_after_a_power_on_without_a_reset_everything_is_looked_for_anew():
+    """The slot of the oldest copy was given another one: it is not damage."""
+    board = updated()
+    scrubber = Scrubber(board)
+    newer = sim.image(seed=3, version="3.0")
+    board.nor.data[:] = newer
+    assert lifeboat.power_on(board).verdict == "RUN"
+    before = [dict(disk.sectors) for disk in board.drives]
+    full_pass(scrubber)
+    assert [disk.sectors for disk in board.drives] == before and operation() == []
+    board.nor.data[0] ^= 1
+    full_pass(scrubber)
+    assert board.nor.data == newer and scrubber.changed == {"app"}
+
+
+def test_a_repair_that_waits_does_not_outlast_a_power_on(monkeypatch):
+    board = updated()
+    waiting = []
+    monkeypatch.setattr(scrub.micropython, "schedule", lambda f, a: waiting.append((f, a)))
+    scrubber = Scrubber(board)
+    board.nor.data[0] ^= 1
+    while not waiting:
+        scrubber.step(1)
+    newer = sim.image(seed=3, version="3.0")
+    board.nor.data[:] = newer
+    lifeboat.power_on(board)
+    (function, argument) = waiting.pop()
+    function(argument)
+    assert board.nor.data == newer
+
+
+def test_there_is_nothing_to_scrub_any_more_after_a_power_on_that_ends_in_rescue():
+    board = board_with()
+    scrubber = Scrubber(board)
+    board.drives = []
+    board.nor.data[0] ^= 1
+    assert lifeboat.power_on(board).verdict == "RESCUE"
+    with pytest.raises(LifeboatError):
+        scrubber.step(1)
+
+
+@pytest.mark.parametrize("call", [partitioning.show, lambda board: partitioning.create(board, ())])
+def test_it_keeps_off_when_a_person_partitions(monkeypatch, call):
+    monkeypatch.setattr(boot, "attended", False)
+    board = board_with()
+    scrubber = Scrubber(board)
+    call(board)
+    assert not scrubber.step(1) and scrubber.steps == 0
+
+
+def test_a_copy_that_claims_to_be_of_another_board_takes_no_time():
+    """A forged record and manifest with blocks of a gigabyte: no pass would end."""
+    block, count = 1 << 30, 900
+    slot = sim.slot_size(count + 1, block)
+    size = sim.region_size(slot)
+    board = sim.SimBoard(bytearray(GOOD), members=1)
+    disk = board.drives[0]
+    disk.sectors, disk.count = {}, size // 512 + 40
+    start = sim.make_region(disk, slot=slot, size=size)
+    raw = bytearray(sim.manifest(bytes(count), 1, "sim", "9"))
+    struct.pack_into("<I", raw, 16, block)
+    struct.pack_into("<I", raw, len(raw) - 4, crc32(raw[:-4]))
+    record = b"LBCOMMIT" + struct.pack("<BBHI", 1, 0, 512, 1) + bytes([1] * 16)
+    record += sha256(raw[:-4]).digest() + struct.pack("<IIII", 1, len(raw), block, count)
+    record = record.ljust(508, b"\0")
+    at = start * 512 + 4096 + slot
+    sim.put(disk, at, record + struct.pack("<I", crc32(record)))
+    sim.put(disk, at + 4096, bytes(raw).ljust(-(-len(raw) // 512) * 512, b"\0"))
+    assert lifeboat.power_on(board).verdict == "RUN"
+    assert Scrubber(board).status()["units"] == 7 + 7
 
 
 def test_a_repair_waits_until_scheduled_code_may_run(monkeypatch):
