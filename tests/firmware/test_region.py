@@ -147,7 +147,12 @@ def test_it_is_found_at_a_configured_place(size):
 
 @pytest.mark.parametrize(
     ("first", "last", "refused"),
-    [(64, 1023, False), (64, 1024, True), (1100, 1101, True), (1024 + sim.REGION // 512, 3000, False)],
+    [
+        (64, 1023, False),
+        (64, 1024, True),
+        (1100, 1101, True),
+        (1024 + sim.REGION // 512, 3000, False),
+    ],
     ids=str,
 )
 def test_a_configured_place_under_a_partition_is_somebody_elses_now(first, last, refused):
