@@ -5,6 +5,7 @@ import struct
 import zlib
 from errno import EIO
 
+import machine
 import pytest
 
 import fakes.deflate  # noqa: F401 - the agent needs it
@@ -250,6 +251,19 @@ def test_a_scrubber_on_a_timer_leaves_new_code_alone(host):
     one.call("blocks", typed=parcel(1, block_of(NEW, 1)) + END)
     assert not scrubber.step(1000)
     assert block_of(one.flash, 1) == block_of(NEW, 1)
+
+
+def test_a_soft_reset_amid_new_code_inspects_anew(backed_up, monkeypatch):
+    monkeypatch.setattr(machine, "reset_cause", lambda: machine.SOFT_RESET)
+    one, erases = backed_up, backed_up.board.nor.erases
+    assert boot.start(one.board).verdict == "RUN" and one.board.nor.erases == erases
+    offered(one)
+    one.call("blocks", typed=parcel(1, block_of(NEW, 1)) + END)
+    assert one.flash != OLD
+    found = boot.start(one.board)
+    assert [r[:2] for r in found.data["repaired"]] == [[1, 1]] and one.flash == OLD
+    one.call("drill", 3)
+    assert boot.start(one.board).data["repaired"] and one.flash == OLD
 
 
 # The line
