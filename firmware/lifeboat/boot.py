@@ -290,7 +290,8 @@ class _Session:
         # A wrong guess would cost another controller its backups.
         if behind and not is_own(self.members, manifest.build):
             self.report.reason("set-unclear")
-            behind = ()
+            for member in behind:
+                member.state = "foreign"
         for member in behind:
             self._attempt(member, "created", "stale", self._create, member, manifest)
         for copy in broken:

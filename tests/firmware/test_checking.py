@@ -184,12 +184,13 @@ def test_among_equal_sets_the_one_with_the_newest_copy_is_home():
 
 def test_no_set_is_written_when_it_may_be_another_controllers():
     """After an update no set holds the code in flash, and the visitor has more generations."""
-    visitor = sim.SimBoard(bytearray(scenarios.OLD), members=1)
-    sim.make_region(visitor.drives[0], set_id=b"X" * 16)
+    visitor = sim.SimBoard(bytearray(scenarios.OLD), members=1, journal=2)
+    size = sim.region_size(sim.SLOT, journal=2)
+    sim.make_region(visitor.drives[0], set_id=b"X" * 16, size=size, journal=2)
     lifeboat.power_on(visitor)
     visitor.nor.data[:] = scenarios.NEW
     lifeboat.power_on(visitor)
-    board = sim.SimBoard(bytearray(sim.image(seed=3, version="3.0")), members=1)
+    board = sim.SimBoard(bytearray(sim.image(seed=3, version="3.0")), members=1, journal=2)
     lifeboat.power_on(board)
     own, other = board.drives = mixed(board.drives, visitor.drives)
     other.power = board.power
@@ -198,6 +199,7 @@ def test_no_set_is_written_when_it_may_be_another_controllers():
     before = dict(own.sectors), dict(other.sectors)
     report = lifeboat.power_on(board)
     assert report.verdict == "RUN_DEGRADED" and "set-unclear" in codes(report)
+    assert [m["state"] for m in report.data["members"]] == ["foreign", "foreign"]
     assert (own.sectors, other.sectors) == before
     board.drives = [own]
     assert lifeboat.power_on(board).data["members"][0]["state"] == "created"
