@@ -16,13 +16,18 @@ from lifeboat_host.image import PathLike, Progress
 
 _BLKSSZGET = 0x1268  # Linux: the logical sector size of a block device
 _CHUNK = 1 << 20
+_LOOPS = Path("/sys/block")
+# QEMU's (block/file-posix.c): read locks on single bytes of an image say what each user does with
+# it. A lock on all of these bytes is refused while there is one, and keeps QEMU from starting.
+_QEMU_LOCKS, _QEMU_LOCKS_SIZE = 100, 164
 
 
 class Disk(AbstractContextManager["Disk"]):
     """Use as a context manager; sizes and offsets in bytes.
 
     lba_size: of an image file (512 when None); a block device knows its own.
-    write: open for writing, a block device exclusively (so a mounted one is refused).
+    write: open for writing, and exclusively: not while it is mounted, behind a loop device, or a
+    virtual machine's disk.
     local: the host's own tools can open `path`.
     """
 
@@ -41,6 +46,12 @@ class Disk(AbstractContextManager["Disk"]):
                 f"{self.path}: {error.strerror}",
                 "name a disk image file or a block device that is not in use",
             ) from None
+        user = self._user() if write and not is_device else ""
+        if user:
+            os.close(self._fd)
+            raise LifeboatError(
+                "disk-open", f"{self.path}: in use by {user}", "end that first, then run it again"
+            )
         self.size = os.lseek(self._fd, 0, os.SEEK_END)
         self.lba_size = self._device_lba_size() if is_device else lba_size or 512
         if self.lba_size not in (512, 4096) or self.size % self.lba_size or not self.size:
@@ -50,6 +61,23 @@ class Disk(AbstractContextManager["Disk"]):
                 f"{self.path}: {self.size} bytes are not a disk of {self.lba_size} byte sectors",
                 "disks have sectors of 512 or 4096 bytes; see --lba-size",
             )
+
+    def _user(self) -> str:
+        """Who else uses an image file; when nobody does (empty), nobody can while it is open."""
+        lock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, _QEMU_LOCKS, _QEMU_LOCKS_SIZE, 0)
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, lock)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return "a virtual machine, or by lifeboat"
+            # Else the file system has no locks, and QEMU does without them, too.
+        for backing in _LOOPS.glob("loop*/loop/backing_file"):
+            try:
+                if os.path.samefile(backing.read_text().rstrip("\n"), self.path):
+                    return f"/dev/{backing.parts[-3]}"
+            except OSError:
+                continue  # deleted, or detached just now
+        return ""
 
     def _device_lba_size(self) -> int:
         answer = fcntl.ioctl(self._fd, _BLKSSZGET, struct.pack("i", 0))

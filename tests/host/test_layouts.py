@@ -6,6 +6,7 @@ need no more than a file.
 
 import json
 import subprocess
+import time
 
 import layouts_raw as raw
 import pytest
@@ -33,7 +34,7 @@ from layouts import (
 )
 
 from lifeboat import region as firmware_region
-from lifeboat_host import diskmap, region, reserve, restore, signatures, undo
+from lifeboat_host import diskmap, disks, region, reserve, restore, signatures, undo
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import LifeboatError
 
@@ -511,6 +512,46 @@ def test_a_new_gpt_on_4096_byte_sectors_is_read_by_fdisk(tmp_path):
     assert f"{place.first} {REGION // 4096} {OWN.upper()}" in " ".join(text.split())
 
 
+def test_an_image_behind_a_loop_device_is_not_written(tmp_path, monkeypatch):
+    path, sys_block = tmp_path / "disk.img", tmp_path / "sys"
+    blank(path)
+    monkeypatch.setattr(disks, "_LOOPS", sys_block)
+    for number, backing in enumerate(["gone.img (deleted)", f"{tmp_path}/./disk.img"]):
+        folder = sys_block / f"loop{number}" / "loop"
+        folder.mkdir(parents=True)
+        (folder / "backing_file").write_text(f"{backing}\n")
+    with Disk(path), pytest.raises(LifeboatError, match="in use by /dev/loop1") as caught:
+        Disk(path, write=True)
+    assert caught.value.code == "disk-open"
+    (folder / "backing_file").unlink()
+    Disk(path, write=True).__exit__()
+
+
+def test_a_virtual_machines_disk_is_not_written(tmp_path):
+    path, ready = tmp_path / "disk.img", tmp_path / "ready"
+    blank(path)
+    qemu = subprocess.Popen(
+        [
+            *(tool("qemu-storage-daemon"), "--pidfile", ready),
+            *("--blockdev", f"driver=file,node-name=disk,filename={path}"),
+            *("--nbd-server", f"addr.type=unix,addr.path={tmp_path}/nbd"),
+            *("--export", "type=nbd,id=export,node-name=disk,writable=on"),
+        ]
+    )
+    try:
+        while not ready.exists():
+            assert qemu.poll() is None
+            time.sleep(0.01)
+        with Disk(path), pytest.raises(LifeboatError, match="a virtual machine") as caught:
+            Disk(path, write=True)
+        assert caught.value.code == "disk-open"
+    finally:
+        qemu.kill()
+        qemu.wait()
+    with Disk(path, write=True), pytest.raises(LifeboatError, match="in use"):
+        Disk(path, write=True)
+
+
 def test_a_block_device_is_reserved_and_given_back(tmp_path, lifeboat):
     path, undo_file = tmp_path / "disk.img", tmp_path / "undo.json"
     blank(path)
@@ -526,6 +567,8 @@ def test_a_block_device_is_reserved_and_given_back(tmp_path, lifeboat):
         assert "No errors detected" in run("sfdisk", "--verify", device)
         (part,) = listed(device)["partitions"]
         assert (part["start"], part["size"]) == (GPT_START // 8, REGION // 4096)
+        with pytest.raises(LifeboatError, match=f"in use by {device}"):
+            Disk(path, write=True)
         assert lifeboat("region", "remove", device, "--undo", undo_file, "--yes")[0] == 0
     finally:
         run("losetup", "--detach", device)

@@ -6,7 +6,7 @@ import json
 import os
 import random
 import sys
-from contextlib import ExitStack, nullcontext
+from contextlib import contextmanager
 
 import layouts_raw as raw
 import pytest
@@ -606,11 +606,13 @@ class Remote(Disk):
 
 def test_the_same_commands_work_on_the_disks_of_a_board(tmp_path, case, lifeboat, monkeypatch):
     path, where, before = case
-    asked, stack = [], ExitStack()
+    asked = []
 
+    @contextmanager
     def open_disks(port, names, write=False):
         asked.append((port, list(names), write))
-        return nullcontext([stack.enter_context(Remote(path, write=write))])
+        with Remote(path, write=write) as disk:
+            yield [disk]
 
     monkeypatch.setattr(boarddisk, "open_disks", open_disks)
     way = {reserve.AUTO: [], region.GPT: ["--gpt"]}.get(where, ["--lba", where])
@@ -626,7 +628,6 @@ def test_the_same_commands_work_on_the_disks_of_a_board(tmp_path, case, lifeboat
     remove = ["region", "remove", "sata0", *port[:2], "--undo", undo_file, "--yes"]
     assert lifeboat(*remove)[0] == 0
     assert path.read_bytes() == before
-    stack.close()
     assert asked == [
         ("/dev/pts/9", [], False),
         ("/dev/pts/9", ["sata0"], True),
