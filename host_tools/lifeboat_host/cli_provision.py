@@ -87,6 +87,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="recovery file: puts back what was there; repeat it for several disks",
     )
+    cli_remove.add_overwrite(parsers["unprovision"])
     parsers["unprovision"].add_argument(
         "--lba", type=options.number, help="look for a region at this LBA too"
     )

@@ -39,14 +39,21 @@ def add(
     )
     remove.add_argument("--undo", type=Path, metavar="FILE", help="recovery file of the creation")
     remove.add_argument("--lba", type=options.number, help="look at this LBA too")
-    remove.add_argument(
-        "--overwrite",
-        type=cli_reserve.lba_range,
-        metavar="FIRST-LAST",
-        help="the region's LBAs, to say that a file system on the disk does not use them",
-    )
+    add_overwrite(remove)
     remove.add_argument("--yes", action="store_true", help="do not ask")
     remove.set_defaults(run=_remove)
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add the option by which a person agrees to what give_back() may destroy."""
+    parser.add_argument(
+        "--overwrite",
+        type=cli_reserve.lba_range,
+        action="append",
+        default=[],
+        metavar="FIRST-LAST",
+        help="a region's LBAs, to say that a file system on the disk does not use them; repeat it",
+    )
 
 
 def _remove(args: argparse.Namespace, output: Output) -> int:
@@ -60,7 +67,7 @@ def give_back(
 ) -> list[dict[str, Any]]:
     """Remove the regions, after asking; each of them for --json.
 
-    args: undo, lba, yes, and overwrite where the command has it.
+    args: undo, lba, yes, and overwrite, as add_overwrite() says.
     """
     if not args.undo:
         return _remove_without(args, output, disks)
@@ -100,16 +107,16 @@ def _consent_to_data(
     data = found.data_at(first, last)
     if not data:
         return
-    said = getattr(args, "overwrite", None)
-    if said is None and not args.yes:
+    said = (first, last) in args.overwrite
+    if not args.overwrite and not args.yes:
         lines = [
             f"{disk.path}: the disk holds {data}.",
             "If it reaches into the region, its data there is lost.",
         ]
         prompt = f"If it does not, or may be lost, type {first}-{last}: "
         answer = consent.ask([*lines, prompt])
-        said = (first, last) if answer == f"{first}-{last}" else None
-    if said != (first, last):
+        said = answer == f"{first}-{last}"
+    if not said:
         raise LifeboatError(
             "overwrite",
             f"{disk.path}: the disk holds {data}, which may reach into the region; "

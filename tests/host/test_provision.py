@@ -309,6 +309,28 @@ def test_verify_says_what_helps(verified):
     assert code == 3 and "lifeboat region create --port wire DISK --join disk0" in said
 
 
+# Unprovision
+
+
+def test_a_region_that_data_may_reach_into_is_removed_when_its_range_is_named(
+    provision, connected
+):
+    board = blank_board(BLANK, disks=1)
+    (made,) = provision(board)()[1]["created"]
+    swap = bytearray(4096)
+    swap[1024:1032] = (1).to_bytes(4, "little") + (SECTORS // 8 - 1).to_bytes(4, "little")
+    swap[4086:] = b"SWAPSPACE2"
+    sim.put(board.drives[0], 0, bytes(swap))
+    first, last = made["start_lba"], made["start_lba"] + made["sectors"] - 1
+    run = connected(board)
+    code, result = run("unprovision", "--yes", "--undo", made["undo"])
+    assert code == 1 and result["error"]["code"] == "overwrite"
+    named = f"--overwrite {first}-{last}"
+    assert named in result["error"]["hint"]
+    code, result = run("unprovision", "--yes", "--undo", made["undo"], *named.split())
+    assert code == 0 and [one["disk"] for one in result["removed"]] == ["disk0"]
+
+
 # Whatever a board says
 
 
