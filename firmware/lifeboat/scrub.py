@@ -40,9 +40,9 @@ _TRIES = const(3)
 _TOLD = const(16)
 _NONE = const(0xFFFFFFFF)
 
-# At the end of the retained RAM: magic, build, position, age of the last full pass in ms, passes,
-# suspects; then the CRC-32.
-_STATE = "<4s8sIII6I"
+# At the end of the retained RAM: magic, build, units, how many of them are left in this pass,
+# position, age of the last full pass in ms, passes, suspects; then the CRC-32.
+_STATE = "<4s8sIIIII6I"
 _MAGIC = b"LBSC"
 _CRC = calcsize(_STATE)
 
@@ -233,12 +233,14 @@ class Scrubber:
             again, self._suspects = self._suspects, []
             for unit in again:
                 yield from self._try(unit)
-            for _ in range(self._units()):
+            while self._left:
                 yield from self._try(self._position)
                 self._position = (self._position + 1) % self._units()
+                self._left -= 1
                 self._save()
             self.passes += 1
             self._full = self._clock
+            self._left = self._units()
             self._save()
 
     # What goes wrong with one unit does not keep the others from being looked at.
@@ -616,8 +618,8 @@ class Scrubber:
         suspects = (self._suspects + [_NONE] * _SUSPECTS)[:_SUSPECTS]
         age = self._age()
         pack_into(
-            _STATE, state, 0, _MAGIC, self._manifest.build[:8], self._position,
-            _NONE if age is None else min(age, _NONE - 1), self.passes, *suspects
+            _STATE, state, 0, _MAGIC, self._manifest.build[:8], self._units(), self._left,
+            self._position, _NONE if age is None else min(age, _NONE - 1), self.passes, *suspects
         )  # fmt: skip
         pack_into("<I", state, _CRC, crc32(state[:_CRC]))
 
@@ -625,14 +627,16 @@ class Scrubber:
     def _restore(self):
         area = self._board.retained()
         state = bytes(memoryview(area)[-TAIL:]) if area else bytes(TAIL)
-        magic, build, position, age, passes, *suspects = unpack_from(_STATE, state, 0)
-        units = self._units()
+        magic, build, of, left, position, age, passes, *suspects = unpack_from(_STATE, state, 0)
+        units = self._left = self._units()
         if (
             magic == _MAGIC
             and build == self._manifest.build[:8]
+            and of == units
             and crc32(state[:_CRC]) == unpack_from("<I", state, _CRC)[0]
         ):
-            self._position = position % units
+            self._position = position
+            self._left = left
             self.passes = passes
             self._full = None if age == _NONE else -age
             self._suspects = [unit for unit in suspects if unit < units]

@@ -352,6 +352,29 @@ def test_a_warm_reset_goes_on_where_it_was():
     assert other.status()["age_s"] is not None
 
 
+def test_a_pass_that_warm_resets_cut_into_pieces_counts():
+    board = board_with()
+    seen, passes = [], []
+    for _ in range(40):
+        scrubber = Scrubber(board)
+        for _ in range(30):
+            scrubber.step(0)
+        seen.append(scrubber.status()["position"])
+        passes.append(scrubber.passes)
+    rounds = sum(b < a for a, b in zip(seen, seen[1:]))
+    assert rounds > 2 and abs(passes[-1] - rounds) <= 1
+    assert scrubber.status()["age_s"] is not None
+
+
+def test_state_of_other_members_is_not_used():
+    """Units have other numbers then: it might call a pass full that was not."""
+    board = board_with()
+    full_pass(Scrubber(board))
+    board.drives.pop()
+    scrubber = Scrubber(board)
+    assert scrubber.passes == 0 and scrubber.status()["age_s"] is None
+
+
 def test_a_cold_start_begins_anywhere(monkeypatch):
     starts = set()
     for _ in range(40):
