@@ -17,21 +17,21 @@ MANIFEST_AT = (sim.BLOCKS - 1) * sim.ERASE
 MANIFEST_SIZE = struct.unpack_from("<I", NEW, MANIFEST_AT + 12)[0]
 
 
-def region_of(disk, slots=2):
+def region_of(disk, slots=2, journal=0):
     """Return the offset of the region at the end of a disk of a SimBoard."""
-    return disk.count * disk.size - sim.region_size(sim.SLOT, slots)
+    return disk.count * disk.size - sim.region_size(sim.SLOT, slots, journal)
 
 
-def slot_of(disk, slot, slots=2):
+def slot_of(disk, slot, slots=2, journal=0):
     """Return the offset of a slot of that region."""
-    return region_of(disk, slots) + 4096 + slot * sim.SLOT
+    return region_of(disk, slots, journal) + 4096 + slot * sim.SLOT
 
 
-def whole_copies(disk):
+def whole_copies(disk, journal=0):
     """Return the versions of all committed and whole copies on a disk, by format.md alone."""
     found = []
     for slot in range(2):
-        at = slot_of(disk, slot)
+        at = slot_of(disk, slot, journal=journal)
         record = sim.get(disk, at, 512)
         if (
             record[:8] != b"LBCOMMIT"
@@ -54,17 +54,28 @@ def whole_copies(disk):
     return found
 
 
+def told(disk, journal):
+    """Return the numbers of the entries in the whole pages of a disk's journal, likewise."""
+    found = set()
+    for i in range(journal):
+        page = sim.get(disk, slot_of(disk, 2, journal=journal) + i * 4096, 4096)
+        if page[:8] == b"LBJOURNL" and crc32(page[:4092]) == struct.unpack("<I", page[4092:])[0]:
+            (count,) = struct.unpack_from("<I", page, 32)
+            found |= {struct.unpack_from("<I", page, 64 * (1 + i))[0] for i in range(count)}
+    return found
+
+
 class Scenario:
     """A state from which a power-on writes.
 
     members_hold: images that were in flash at the power-ons before, so that every member has
-    copies of them; flash: what it holds now; damage(board): done last.
+    copies of them; flash: what it holds now; damage(board): done last; journal: pages a member.
     """
 
-    def __init__(self, name, flash, members_hold=(), damage=None):
+    def __init__(self, name, flash, members_hold=(), damage=None, journal=0):
         self.name = name
-        self.copies_stay_whole = bool(members_hold) and not damage
-        board = sim.SimBoard(bytearray(NEW))
+        self.journal = journal
+        board = sim.SimBoard(bytearray(NEW), journal=journal)
         for image in members_hold:
             board.nor.data[:] = image
             assert lifeboat.power_on(board).verdict == "RUN"
@@ -73,10 +84,13 @@ class Scenario:
             damage(board)
         self.flash = bytes(board.nor.data)
         self.media = [dict(disk.sectors) for disk in board.drives]
+        self.copies_stay_whole = all(whole_copies(disk, journal) for disk in board.drives)
+        self.told = [told(disk, journal) for disk in board.drives]
+        assert not journal or all(self.told)
 
     def board(self, power=None):
         """Return a board in this state."""
-        board = sim.SimBoard(bytearray(self.flash), power=power)
+        board = sim.SimBoard(bytearray(self.flash), power=power, journal=self.journal)
         for disk, media in zip(board.drives, self.media):
             disk.sectors = dict(media)
         return board
@@ -143,7 +157,9 @@ def sweep(scenario, torn, keep, cuts=None):
         for disk in board.drives:
             disk.settle(keep, cut)
         if scenario.copies_stay_whole:
-            assert all(whole_copies(disk) for disk in board.drives), where  # I2
+            assert all(whole_copies(disk, scenario.journal) for disk in board.drives), where  # I2
+        for disk, entries in zip(board.drives, scenario.told):
+            assert entries <= told(disk, scenario.journal), where
         board.supply(Power())
         report = lifeboat.power_on(board)
         assert report.verdict == "RUN", where
@@ -152,7 +168,8 @@ def sweep(scenario, torn, keep, cuts=None):
         # rotten, only the blocks that were read are known and mended.)
         version = report.data["version"]
         if scenario.name != "recover-and-mend":
-            assert all(version in whole_copies(disk) for disk in board.drives), where
+            for disk in board.drives:
+                assert version in whole_copies(disk, scenario.journal), where
         states = {m["state"] for m in report.data["members"]}
         assert states <= {"level", "created", "mended"}, where
         done += 1

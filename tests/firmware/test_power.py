@@ -6,9 +6,29 @@ import lifeboat
 from fakes import board as sim
 from fakes import scenarios
 from fakes.power import Power
+from fakes.scenarios import NEW, OLD, Scenario
 from lifeboat.region import Region
 
-SCENARIOS = scenarios.SCENARIOS
+
+def spoil(board):
+    """Damage a block of the flash and of the newest copies: the older ones are what can run."""
+    for disk in board.drives:
+        at = scenarios.slot_of(disk, 1, journal=2) + 69632 + 2 * sim.ERASE
+        sim.put(disk, at, bytes(512))
+    board.nor.data[2 * sim.ERASE] ^= 1
+
+
+def spoil_manifest_too(board):
+    spoil(board)
+    board.nor.data[scenarios.MANIFEST_AT] ^= 1
+
+
+# The last ones, with journals, would take the other floors too long.
+SCENARIOS = [
+    *scenarios.SCENARIOS,
+    Scenario("restore-older", NEW, members_hold=[OLD, NEW], damage=spoil, journal=2),
+    Scenario("restore-older-manifest", NEW, [OLD, NEW], spoil_manifest_too, journal=2),
+]
 
 
 @pytest.mark.parametrize("keep", ["none", "all", "last", "random"])
@@ -32,6 +52,14 @@ def test_the_sweep_meets_every_kind_of_operation():
         ("disk", "write"),
         ("disk", "flush"),
     }
+
+
+def test_the_sweep_meets_the_journal():
+    board = SCENARIOS[-1].board()
+    lifeboat.power_on(board)
+    for disk in board.drives:
+        first = scenarios.slot_of(disk, 2, journal=2) // disk.size
+        assert {(disk.name, "write", first), (disk.name, "write", first + 8)} & {*board.power.log}
 
 
 def test_a_missing_flush_would_be_found(monkeypatch):
