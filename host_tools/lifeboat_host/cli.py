@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LifeboatError as error:
         output.failure(error)
         return EXIT_ERROR
-    except KeyboardInterrupt:
-        print("lifeboat: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        output.failure(LifeboatError("interrupted", "interrupted", str(stop)))
         return 130
     except BrokenPipeError:
         # The reader of our output has gone: nothing to tell anybody, also not at exit.

@@ -25,6 +25,8 @@ reach into the region, or end before it (an application's on `region.user_area()
 has to be named, by typing it at the question or as --overwrite.
 """
 
+_AGAIN = "to go on: run the same command again"
+
 
 def add(
     actions: options.Commands, common: argparse.ArgumentParser, disks: argparse.ArgumentParser
@@ -94,7 +96,7 @@ def _remove_with(args: argparse.Namespace, output: Output, disk: Disk) -> dict[s
     consent.confirm(stakes, args.yes)
     if not args.yes:  # a person may have taken hours to answer
         diskmap.look_again(disk, found, lbas)
-    with output.bar(f"restoring {disk.path.name}") as bar:
+    with consent.writing(_AGAIN), output.bar(f"restoring {disk.path.name}") as bar:
         restore.restore(disk, saved, way, bar)
     output.show(f"{disk.path}: LBA {first} to {last} are as they were; {way.why}")
     return {"disk": str(disk.path), "first": first, "last": last, "table": way.table}
@@ -154,9 +156,11 @@ def _remove_without(
     for disk, found, _, _ in [] if args.yes else work:
         diskmap.look_again(disk, found, lbas)
     for disk, _, header, number in work:
-        region.retire(disk, header)
-        if number:
-            restore.remove_entry(disk, number)
+        rest = f"; when it finds no region, delete partition {number} yourself" if number else ""
+        with consent.writing(_AGAIN + rest):
+            region.retire(disk, header)
+            if number:
+                restore.remove_entry(disk, number)
         output.show(f"{disk.path}: no backup region any more")
     return [
         {

@@ -315,25 +315,36 @@ def carry_out(
             taken.append(undo.take(disk, place, header, bar))
     for proposal, old in zip(proposals, taken):
         _check_unchanged(args, output, proposal, old)
-    for old, file in zip(taken, files):
-        undo.save(old, file)
-    for (disk, place, header), file in zip(ready, files):
-        try:
-            reserve.carry_out(disk, place, header)
-        except LifeboatError as error:
-            back = f"lifeboat region remove {disk.path} --undo {file}"
-            error.hint = f"{error.hint}; to go back: {back}".lstrip("; ")
-            raise
-        output.show(
-            f"{disk.path}: member {header.member_index} of {header.member_count}, "
-            f"LBA {place.first} to {place.last}, "
-            f"{header.slot_count} slots of {header.slot_size} bytes",
-            f"  keep {file}: with it the disk can be put back as it was",
-        )
+    unused: list[Path] = []
+    try:
+        for old, file in zip(taken, files):
+            undo.save(old, file)
+            unused.append(file)
+        for (disk, place, header), file in zip(ready, files):
+            unused.remove(file)
+            with consent.writing(f"to go back: {_way_back(args, disk, file)}"):
+                reserve.carry_out(disk, place, header)
+            output.show(
+                f"{disk.path}: member {header.member_index} of {header.member_count}, "
+                f"LBA {place.first} to {place.last}, "
+                f"{header.slot_count} slots of {header.slot_size} bytes",
+                f"  keep {file}: with it the disk can be put back as it was",
+            )
+    finally:
+        for file in unused:  # of disks that were not changed
+            file.unlink()
     return [
         {**describe(disk, header), "how": place.how, "undo": str(file)}
         for (disk, place, header), file in zip(ready, files)
     ]
+
+
+def _way_back(args: argparse.Namespace, disk: Disk, file: Path) -> str:
+    """The command that undoes what was done to a disk, also when it was not done to the end."""
+    port = f" --port {args.port}" if args.port else ""
+    if disk.local or port:
+        return f"lifeboat region remove{port} {disk.path} --undo {file}"
+    return f"lifeboat unprovision --disk {disk.path} --undo {file}"  # finds the board itself
 
 
 def _check_unchanged(

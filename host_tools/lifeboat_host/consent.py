@@ -1,9 +1,10 @@
-"""Asking a person before something is changed."""
+"""What a person is asked before something is changed, and told when that is cut short."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from lifeboat_host.errors import LifeboatError
 
@@ -15,6 +16,18 @@ def confirm(stakes: Sequence[str], yes: bool) -> None:
     """
     if not yes and ask([*stakes, "Go on? Type yes: "]).lower() != "yes":
         raise LifeboatError("consent", "not confirmed, nothing was changed")
+
+
+@contextmanager
+def writing(next_step: str) -> Iterator[None]:
+    """While a disk is being changed: an error, and Ctrl-C, has this next step in its hint."""
+    try:
+        yield
+    except LifeboatError as error:
+        error.hint = f"{error.hint}; {next_step}".lstrip("; ")
+        raise
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(next_step) from None
 
 
 def ask(lines: Sequence[str]) -> str:

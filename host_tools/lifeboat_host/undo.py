@@ -9,12 +9,14 @@ one that is not all zeros `data` (deflate, then base64) and `sha256` (of the byt
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import os
 import time
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,7 +157,7 @@ def _pack(extent: Extent) -> dict[str, Any]:
 def save(undo: Undo, path: PathLike) -> None:
     """Write the file and have it on the medium; an existing file is not overwritten.
 
-    Raises LifeboatError undo-write.
+    It has its name only when it is whole. Raises LifeboatError undo-write.
     """
     content = {
         "lifeboat-undo": _VERSION,
@@ -172,12 +174,16 @@ def save(undo: Undo, path: PathLike) -> None:
             for name, part in undo.parts.items()
         },
     }
+    part = Path(f"{path}.part")
     try:
-        with open(path, "x", encoding="ascii") as file:
+        with open(part, "w", encoding="ascii") as file:
             json.dump(content, file, indent=1)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "exists already")
+        os.replace(part, path)
         folder = os.open(Path(path).parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -189,6 +195,9 @@ def save(undo: Undo, path: PathLike) -> None:
             f"{path}: {error.strerror}; the disk was not changed",
             "name another place for the recovery file with --undo",
         ) from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 
 def load(path: PathLike) -> Undo:

@@ -1,5 +1,6 @@
 """Taking a region back: byte-identical, at any power cut, and never over what came later."""
 
+import errno
 import hashlib
 import io
 import json
@@ -344,7 +345,7 @@ def test_it_is_on_the_medium_before_the_disk_is_changed(tmp_path, lifeboat, monk
 
     def note_write(disk, offset, data):
         writes.append(offset)
-        assert synced[:2] == [str(file), str(tmp_path)]
+        assert synced[:2] == [f"{file}.part", str(tmp_path)]
         assert undo.load(file).size == SIZE
         write(disk, offset, data)
 
@@ -355,7 +356,7 @@ def test_it_is_on_the_medium_before_the_disk_is_changed(tmp_path, lifeboat, monk
     assert writes
 
 
-@pytest.mark.parametrize("name", ["taken", "no-folder/undo.json"])
+@pytest.mark.parametrize("name", ["taken", "taken/undo.json", "no-folder/undo.json"])
 def test_without_a_recovery_file_nothing_is_changed(tmp_path, lifeboat, name):
     path = tmp_path / "disk.img"
     empty(path)
@@ -365,6 +366,61 @@ def test_without_a_recovery_file_nothing_is_changed(tmp_path, lifeboat, name):
     assert (code, json.loads(out)["error"]["code"]) == (1, "undo-write")
     assert path.read_bytes() == bytes(SIZE)
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_recovery_file_that_could_not_be_written_whole_is_not_left(
+    tmp_path, lifeboat, monkeypatch
+):
+    path, file = tmp_path / "disk.img", tmp_path / "undo.json"
+    empty(path)
+    create = ["region", "create", path, *NUMBERS, "--undo", file, "--yes", "--json"]
+
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(undo.os, "fsync", full)
+        code, out, _ = lifeboat(*create)
+    assert (code, json.loads(out)["error"]["code"]) == (1, "undo-write")
+    assert os.listdir(tmp_path) == ["disk.img"]
+    assert path.read_bytes() == bytes(SIZE)
+    assert lifeboat(*create)[0] == 0
+
+
+def test_ctrl_c_says_how_to_go_back_and_leaves_no_file_of_an_unchanged_disk(
+    tmp_path, lifeboat, monkeypatch
+):
+    paths = [tmp_path / name for name in ("a.img", "b.img")]
+    for path in paths:
+        dirty_tail(path)
+    before = [path.read_bytes() for path in paths]
+    used = f"{(SIZE - 600000) // 512}-{SIZE // 512 - 1}"
+    create = ["region", "create", *paths, *NUMBERS, "--undo", tmp_path, "--yes", "--json"]
+    write = Disk.write
+    left = iter(range(9))
+
+    def interrupted(disk, offset, data):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        write(disk, offset, data)
+
+    def run_interrupted(*arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(Disk, "write", interrupted)
+            code, out, _ = lifeboat(*arguments)
+        error = json.loads(out)["error"]
+        assert (code, error["code"]) == (130, "interrupted")
+        return error["hint"]
+
+    hint = run_interrupted(*create, "--overwrite", used, "--overwrite", used)
+    assert [a == path.read_bytes() for a, path in zip(before, paths)] == [False, True]
+    (file,) = tmp_path.glob("*.json")
+    assert hint == f"to go back: lifeboat region remove {paths[0]} --undo {file}"
+    command = [*hint.split()[4:], "--yes", "--json"]
+    left = iter(())
+    assert run_interrupted(*command).endswith("run the same command again")
+    assert lifeboat(*command)[0] == 0
+    assert paths[0].read_bytes() == before[0]
 
 
 def broken(change):
