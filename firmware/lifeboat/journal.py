@@ -28,6 +28,7 @@ _TICKS = const(0x3FFFFFFF)
 _SIZE = const(64)  # of the page's header and of an entry
 _MOST = const(62)
 _CRC = const(4092)
+_ERRORS = const(3)  # pages that can't be read before a journal is given up: each takes its time
 
 # The least time of a clock that was set, and the seconds from 1970 to the other epoch of ports.
 _SET = const(1704067200)
@@ -55,14 +56,14 @@ def _story(page, at):
     return bytes(page[at + 16 : at + end])
 
 
-# Read a page; its serial when it counts, else 0.
+# Read a page; its serial when it counts, else 0; None when the disk does not give it.
 def _read(region, i, page):
     try:
         region.read(region.page_at(i), page)
     except OSError as error:
         if error.errno != EIO:
             raise
-        return 0
+        return None
     magic, major, _, _, serial, region_id, count = unpack_from(PAGE, page, 0)
     if (
         magic == _MAGIC
@@ -83,9 +84,14 @@ class _Journal:
         self._region = region
         self._begin()
         self._forged = False
+        errors = 0
         for i in range(region.journal_pages):
             serial = _read(region, i, page)
-            if serial > self._serial:
+            if serial is None:
+                errors += 1
+                if errors > _ERRORS:
+                    raise OSError(EIO, "journal")
+            elif serial > self._serial:
                 self._serial, self._at = serial, i
         if self._serial:
             if _read(region, self._at, page) != self._serial:

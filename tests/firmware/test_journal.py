@@ -373,6 +373,29 @@ def test_a_page_that_can_not_be_read_does_not_count():
     assert stories(disk)[-1] == (2, "repaired", "", "disk0", 0, 1)
 
 
+def test_a_journal_that_can_not_be_read_costs_few_commands():
+    """I6: each of them may take almost as long as the driver waits."""
+    pages = 64
+    board = board_with(pages=pages)
+    lifeboat.power_on(board)
+    disk, other = board.drives
+    first = journal_at(disk, pages) // 512
+    tried = []
+
+    def fault(op, lba, count):
+        if op == "read" and first <= lba < first + pages * 8:
+            tried.append(lba)
+            return EIO
+
+    disk.fault = fault
+    board.nor.data[0] ^= 1
+    report = lifeboat.power_on(board)
+    assert len(tried) == 4
+    assert ["disk-failed", "disk0", str(EIO)] in report.data["reasons"]
+    assert report.data["members"][0]["state"] == "level"
+    assert stories(other, pages=pages)[-1] == (2, "repaired", "", "disk0", 0, 1)
+
+
 def test_a_loss_in_many_places_is_told_once():
     board = board_with(members=1, content=sim.image(seed=1, blocks=100, total=110))
     lifeboat.power_on(board)
