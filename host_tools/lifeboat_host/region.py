@@ -88,8 +88,8 @@ class _Candidate:
 
 
 def _candidates(disk: Disk, lbas: Iterable[int]) -> Iterator[_Candidate]:
-    table = gpt.read_table(disk)
-    mbr = table.partitions if table and table.kind == "mbr" else ()
+    table, mbr = gpt.read_table(disk), gpt.read_mbr(disk)
+    theirs = mbr.partitions if mbr else ()
     for partition in table.partitions if table else ():
         if partition.type == PARTITION_TYPE:
             start, end = partition.first * disk.lba_size, (partition.last + 1) * disk.lba_size
@@ -97,10 +97,10 @@ def _candidates(disk: Disk, lbas: Iterable[int]) -> Iterator[_Candidate]:
             yield _Candidate(f"partition {partition.number}", offsets, start, end)
     if not table or table.kind == "mbr":  # else the end of the disk is the backup table's
         end = units_end(disk)
-        yield _Candidate(TAIL, (end - 2 * UNIT, end - UNIT), end=end, others=mbr)
+        yield _Candidate(TAIL, (end - 2 * UNIT, end - UNIT), end=end, others=theirs)
+    theirs += table.partitions if table else ()
     for lba in lbas:
-        start = lba * disk.lba_size
-        yield _Candidate(f"LBA {lba}", (start,), start, others=mbr)
+        yield _Candidate(f"LBA {lba}", (lba * disk.lba_size,), others=theirs)
 
 
 def units_end(disk: Disk) -> int:

@@ -97,7 +97,9 @@ def _in_the_open(disk: Disk, found: DiskMap, way: Way, size: int) -> Place:
         )
     notes = []
     if way != region.TAIL:
-        notes.append(f"boards look there only when board.py names LBA {first} in REGION_LBAS")
+        # The last unit's header copy makes up for a damaged one in the first.
+        copies = f"{first} and {last + 1 - UNIT // disk.lba_size}"
+        notes.append(f"boards look there only when board.py has REGION_LBAS name {copies}")
     if found.table != "none":
         notes.append("the partition table does not show it: keep new partitions off this range")
     if found.unknown is not None:

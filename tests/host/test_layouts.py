@@ -132,7 +132,13 @@ LAYOUTS = {
     # nothing there
     "blank": (blank, AUTO, place(TAIL_START, table=())),
     "blank, new GPT": (blank, GPT, place(GPT_START)),
-    "blank, given LBA": (blank, 2048, place(2048, table=())),
+    "blank, given LBA": (
+        blank, 2048,
+        place(
+            2048, table=(),
+            notes=("boards look there only when board.py has REGION_LBAS name 2048 and 10232",),
+        ),
+    ),
     "blank, LBA 0": (blank, 0, "region-place"),
     "blank, LBA off the 4 KiB grid": (blank, 2049, "region-place"),
     "blank, LBA near the end": (blank, SECTORS - 8, "region-place"),

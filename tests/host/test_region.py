@@ -72,6 +72,23 @@ def test_a_region_at_a_known_lba_is_found(disk_file):
     assert code(find, path, [16]) == "region-none"
 
 
+def test_a_region_at_a_known_lba_is_found_by_its_last_unit_too(disk_file):
+    data = handmade.disk(SIZE)
+    data[HEAD + 40] ^= 1
+    found = find(disk_file(data), [8, END // 512 - 8])
+    assert (found.how, found.header.start_lba) == (f"LBA {END // 512 - 8}", 8)
+    assert [copy.state for copy in found.copies] == ["region-crc", "ok", "ok"]
+
+
+def test_a_region_at_a_known_lba_is_not_used_under_a_partition_of_a_gpt(disk_file):
+    start = 64
+    data = handmade.disk(SIZE, start)
+    write_gpt(data, [(OTHER, 34, 41)])
+    assert find(disk_file(data), [start]).how == "LBA 64"
+    write_gpt(data, [(OTHER, start + 8, start + 8)])
+    assert code(find, disk_file(data), [start]) == "region-none"
+
+
 @pytest.mark.parametrize("damaged", [0, 1, 2, (0, 1), (0, 2)])
 def test_a_region_at_the_tail_is_found_by_one_tail_copy(disk_file, damaged):
     data = handmade.disk(END)
