@@ -28,6 +28,7 @@ _EXAMPLES = """\
 examples:
   lifeboat log disk0.img disk1.img
   lifeboat log /dev/sdx --picture log.html       a disk that was taken out of the machine
+  lifeboat log                                   the board that `lifeboat board` runs
   lifeboat log --port /dev/ttyUSB0               all disks of the connected board
   lifeboat log --port /dev/ttyUSB0 sata0 --json
 
@@ -53,9 +54,12 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         "disks",
         nargs="*",
         metavar="DISK",
-        help="file or block device; with --port a disk of the board (default: all)",
+        help="file or block device; with --port a disk of the board (default: all of its disks)",
     )
-    parser.add_argument("--port", help="serial port of a connected board")
+    parser.add_argument(
+        "--port",
+        help="serial port or pty (default without a DISK: the board that `lifeboat board` runs)",
+    )
     parser.add_argument("--lba", type=options.number, help="look for the region at this LBA too")
     parser.add_argument(
         "--lba-size", type=int, choices=(512, 4096), help="of image files (default 512)"
@@ -63,7 +67,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--picture", type=_picture, metavar="FILE", help="draw a timeline: FILE.svg or FILE.html"
     )
-    parser.set_defaults(run=_run, usage=parser.error)
+    parser.set_defaults(run=_run)
 
 
 def _picture(name: str) -> Path:
@@ -74,8 +78,6 @@ def _picture(name: str) -> Path:
 
 
 def _run(args: argparse.Namespace, output: Output) -> int:
-    if not args.disks and not args.port:
-        args.usage("name a DISK, or give --port")
     journals, problems = _read(args, output)
     histories = journal.by_set(journals)
     if args.picture:
@@ -98,10 +100,11 @@ def _run(args: argparse.Namespace, output: Output) -> int:
 
 
 def _open(args: argparse.Namespace, stack: ExitStack) -> Sequence[Disk]:
-    if args.port:
-        from lifeboat_host import boarddisk
+    if args.port or not args.disks:
+        from lifeboat_host import boarddisk, link
 
-        return stack.enter_context(boarddisk.open_disks(args.port, args.disks))
+        port = args.port or link.default_port()
+        return stack.enter_context(boarddisk.open_disks(port, args.disks))
     paths = dict.fromkeys(args.disks)
     return [stack.enter_context(Disk(path, args.lba_size)) for path in paths]
 

@@ -498,7 +498,7 @@ def test_log_names_torn_pages(lifeboat, disk_file):
     assert "page 1: journal-crc" in out
 
 
-@pytest.mark.parametrize("arguments", [[], ["--picture", "x.png", "disk"], ["--lba", "x", "disk"]])
+@pytest.mark.parametrize("arguments", [["--picture", "x.png", "disk"], ["--lba", "x", "disk"]])
 def test_log_refuses_wrong_usage(lifeboat, arguments):
     assert lifeboat("log", *arguments)[0] == 2
 
@@ -536,6 +536,15 @@ def test_log_reads_the_disks_of_a_connected_board(lifeboat, disk_file, monkeypat
     assert "sata1: member 1 of 2" in out
     lifeboat("log", "--port", "/dev/ttyX", "sata0")
     assert asked[1] == ("/dev/ttyX", ["sata0"], False)
+    monkeypatch.setattr("lifeboat_host.link.default_port", lambda: "/dev/pts/9")
+    assert lifeboat("log")[0] == 0
+    assert asked[2] == ("/dev/pts/9", [], False)
+
+
+def test_log_without_a_board_says_what_to_name(lifeboat, tmp_path, monkeypatch):
+    monkeypatch.setenv("LIFEBOAT_CACHE", str(tmp_path))
+    code, _, err = lifeboat("log")
+    assert code == 1 and "no board is named" in err and "--port" in err
 
 
 def test_log_stops_when_the_board_is_gone(lifeboat, disk_file, monkeypatch):
