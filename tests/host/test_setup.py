@@ -1,0 +1,117 @@
+"""The launcher's steps: done once, done again when outdated, and what a failed one says."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from lifeboat_host import boards
+
+pytestmark = pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")
+
+# A step "a" that counts how often it was done, and a step "b" after it.
+STEPS = """
+set -eu
+. "$LIFEBOAT_ROOT/host_tools/setup.sh"
+a_text() { echo "do A"; }
+a_key() { cat "$LIFEBOAT_CACHE/key" 2>/dev/null || echo none; }
+a_there() { [ -f "$LIFEBOAT_CACHE/a" ]; }
+a_do() { echo once >>"$LIFEBOAT_CACHE/count"; %s; touch "$LIFEBOAT_CACHE/a"; }
+a_hint() { echo "turn it off and on"; }
+b_text() { echo "do B"; }
+b_key() { echo b; }
+b_there() { [ -f "$LIFEBOAT_CACHE/b" ]; }
+b_do() { touch "$LIFEBOAT_CACHE/b"; }
+b_hint() { :; }
+set_up a b
+"""
+
+
+@pytest.fixture
+def sh(tmp_path):
+    """sh(script, stubs) -> (exit code, what it said); stubs: programs that come first in PATH."""
+    cache = tmp_path / "cache with blanks"
+    cache.mkdir()
+
+    def run(script, stubs=None):
+        for name, body in (stubs or {}).items():
+            stub = tmp_path / "bin" / name
+            stub.parent.mkdir(exist_ok=True)
+            stub.write_text("#!/bin/sh\n" + body)
+            stub.chmod(0o755)
+        done = subprocess.run(
+            ["sh", "-c", script],
+            env={
+                **os.environ,
+                "LIFEBOAT_ROOT": str(boards.root()),
+                "LIFEBOAT_CACHE": str(cache),
+                "MICROPYTHON_DIR": "",
+                "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        return done.returncode, done.stderr
+
+    run.cache = cache
+    return run
+
+
+def count(sh):
+    return (sh.cache / "count").read_text().count("once")
+
+
+def test_a_step_says_what_it_does_and_is_done_once(sh):
+    code, said = sh(STEPS % ":")
+    assert code == 0 and "  - do A" in said and "  - do B" in said and "done in" in said
+    assert sh(STEPS % ":") == (0, "")
+    assert count(sh) == 1
+
+
+def test_a_step_is_done_again_when_what_it_depends_on_has_changed(sh):
+    sh(STEPS % ":")
+    (sh.cache / "key").write_text("other")
+    code, said = sh(STEPS % ":")
+    assert code == 0 and "do A" in said and "do B" not in said
+    assert count(sh) == 2
+
+
+def test_a_failed_step_says_which_why_and_what_to_do(sh):
+    code, said = sh(STEPS % "echo 'no more paper' >&2; false")
+    assert code == 1
+    assert "FAILED: do A" in said and "no more paper" in said
+    assert "what to do: turn it off and on" in said
+    assert str(sh.cache / "log" / "a.log") in said
+    assert not (sh.cache / "b").exists()
+    # Mended, the same command goes on from there.
+    assert sh(STEPS % ":")[0] == 0 and count(sh) == 2
+
+
+def test_a_step_that_was_cut_off_is_done_again(sh):
+    """Its result may be half there."""
+    code, _ = sh(STEPS % 'touch "$LIFEBOAT_CACHE/a"; kill -9 $$')
+    assert code != 0
+    assert sh(STEPS % ":")[0] == 0 and count(sh) == 2
+
+
+PACKAGES = 'set -eu\n. "$LIFEBOAT_ROOT/host_tools/setup.sh"\nset_up packages\n'
+NOT_INSTALLED = {"dpkg-query": "exit 1\n", "id": "echo 0\n"}
+
+
+def test_packages_that_can_not_be_installed_are_named_with_what_to_do(sh):
+    stubs = {**NOT_INSTALLED, "apt-cache": "", "apt-get": 'echo "no network: $*"; exit 100\n'}
+    code, said = sh(PACKAGES, stubs)
+    assert code == 1 and "FAILED: install packages" in said and "no network: install" in said
+    assert "apt-get update && apt-get install" in said and "xz-utils" in said
+
+
+def test_without_root_and_sudo_it_says_so(sh):
+    stubs = {**NOT_INSTALLED, "id": "echo 1000\n", "apt-get": "exit 1\n"}
+    # Just the programs that are wanted, so that there is no sudo.
+    programs = "cat cksum cut date flock grep mkdir mv paste rm sed sh tail touch tr xargs"
+    stubs |= {p: f'exec {shutil.which(p)} "$@"\n' for p in programs.split()}
+    code, said = sh("PATH=${PATH%%:*}\n" + PACKAGES, stubs)
+    assert code == 1 and "not root, and no sudo" in said
