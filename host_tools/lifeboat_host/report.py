@@ -27,7 +27,7 @@ def parse_line(line: str) -> dict[str, Any] | None:
         return None
     try:
         report = json.loads(line[len(PREFIX) :])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return report if "verdict" in report else None
 

@@ -19,6 +19,7 @@ from lifeboat_host import link as links
 from lifeboat_host.agent import Agent
 from lifeboat_host.errors import LifeboatError
 from lifeboat_host.link import Link
+from lifeboat_host.report import parse_line
 
 BANNER = b"raw REPL; CTRL-B to exit\r\n>"
 WINDOW = 128
@@ -405,11 +406,20 @@ class Answers(Link):
     def end(self, timeout):
         return self.answers.pop(0)
 
+    def reset(self, timeout):
+        return parse_line(self.answers.pop(0))
+
 
 @pytest.mark.parametrize("said", ["", "spam\r\n", *(f"agent: {odd}\r\n" for odd in ODD)])
 def test_an_answer_that_is_none_is_an_error(said):
     one = Agent(Answers(["", 'agent: {"ok": {%s}}' % ABOUT.decode(), said]))
     assert code_of(one.call, "code") == "link-garbled"
+
+
+def test_a_report_that_is_none_is_an_error():
+    assert parse_line('lifeboat: {"verdict":' + "[" * 100000) is None
+    one = Agent(Answers(["", 'agent: {"ok": {%s}}' % ABOUT.decode(), 'lifeboat: {"verdict": 5}']))
+    assert code_of(one.reset, 1) == "link-garbled"
 
 
 @pytest.mark.parametrize(
