@@ -175,23 +175,25 @@ def test_a_blank_board_becomes_protected(provision):
     assert (code, result["done"], result["regions"]) == (0, False, ["disk0", "disk1"])
 
 
-def test_a_run_that_was_cut_between_two_regions_is_taken_up_there(provision):
-    board = blank_board(BLANK, disks=2)
+@pytest.mark.parametrize("disks", [2, 3])
+def test_a_run_that_was_cut_between_two_regions_is_taken_up_there(provision, disks):
+    board = blank_board(BLANK, disks)
     # Not zero and not recognised, so that both runs are given leave to overwrite it.
     for drive in board.drives:
         sim.put(drive, (SECTORS - 50) * 512, b"x" * 512)
-    leave = [f"--overwrite={SECTORS - 50}-{SECTORS - 50}"] * 2
+    leave = [f"--overwrite={SECTORS - 50}-{SECTORS - 50}"] * disks
     run = provision(board)
     board.drives[1].fault = lambda op, lba, count: EIO if op == "write" else None
     code, result = run(*leave)
     assert code == 1 and result["error"]["code"] == "disk-write"
     board.drives[1].fault = None
-    assert boot.power_on(board).verdict == "RUN"  # with half of its set
+    assert boot.power_on(board).verdict == "RUN"  # with a part of its set
 
     code, result = run(*leave)
     assert code == 0 and result["regions"] == ["disk0"]
-    assert [(made["disk"], made["member_index"]) for made in result["created"]] == [("disk1", 1)]
-    assert states(result) == {"disk0": "level", "disk1": "level"}
+    made = [(one["disk"], one["member_index"]) for one in result["created"]]
+    assert made == [("disk1", 1), ("disk2", 2)][: disks - 1]
+    assert list(states(result).values()) == ["level"] * disks
     assert result["report"]["reasons"] == []
 
 
