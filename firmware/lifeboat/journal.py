@@ -122,7 +122,8 @@ class _Journal:
         return last == stories
 
     def append(self, entries, page):
-        """Write packed entries; raises OSError, and LifeboatError(disk-lies).
+        """Write packed entries, a command after each yield; raises OSError, and
+        LifeboatError(disk-lies).
 
         The other page of the pair is written, so a power cut costs no entry that was told before.
         """
@@ -133,6 +134,7 @@ class _Journal:
             self._forged = False
         if self._count and _read(self._region, self._at, page) != self._serial:
             raise LifeboatError("disk-lies", "journal")
+        yield True
         while entries:
             at, count = self._at, self._count
             if count + len(entries) > _MOST:
@@ -149,7 +151,7 @@ class _Journal:
                 count += 1
                 page[_SIZE * count : _SIZE * count + _SIZE] = entry
                 pack_into("<I", page, _SIZE * count, number & _MASK)
-            self._write(at, count, page)
+            yield from self._write(at, count, page)
             self._at, self._count, self._number = at, count, number
             entries = entries[len(some) :]
 
@@ -159,7 +161,9 @@ class _Journal:
         pack_into(PAGE, page, 0, _MAGIC, _MAJOR, 0, _SIZE, serial, region.region_id, count)
         pack_into("<I", page, _CRC, crc32(memoryview(page)[:_CRC]))
         region.write(region.page_at(at), page)
+        yield True
         region.flush()
+        yield True
         page[:] = bytes(UNIT)  # a disk that leaves it alone is found out
         if _read(region, at, page) != serial:
             raise LifeboatError("disk-lies", "journal")
@@ -217,7 +221,8 @@ class Log:
                         self._journals.append((member, journal))
 
     def write(self, packed):
-        """Write packed entries; the first one of a session is its power-on."""
+        """Write packed entries, a little after each yield; the first one of a session is its
+        power-on."""
         if not self._journals:
             return
         data = self._report.data
@@ -230,20 +235,24 @@ class Log:
                 cycles = self._attempt(member, member.disk.power_cycles) or 0
                 pack_into("<I", packed[0], 56, cycles & _MASK)
             if member.home:
-                self._attempt(member, self._append, member, journal, packed)
+                work = self._append(member, journal, packed)
+                while self._attempt(member, next, work):
+                    yield
 
     # A disk may have been replaced since its journal was read.
     @staticmethod
     def _append(member, journal, packed):
         page = member.unit.get()
         member.region.check(page)
-        journal.append(packed, page)
+        yield True
+        yield from journal.append(packed, page)
+        yield False
 
     def tell(self, entries):
-        """Write (event, code, where, first, count) of something in operation."""
+        """Write (event, code, where, first, count) of what happened in operation, as write()."""
         data = self._report.data
         packed = [] if "session" in data else [_begin(data)]
-        self.write(packed + [_pack(OPERATION, entry) for entry in entries])
+        return self.write(packed + [_pack(OPERATION, entry) for entry in entries])
 
     def _attempt(self, member, action, *args):
         try:
@@ -269,7 +278,9 @@ def record(members, report):
     )
     if lasting:
         packed = packed[:_MOST]  # in one page, so that the next power-on sees all of it
-    Log(members, report, [_story(p, 0) for p in packed] if lasting else None).write(packed)
+    log = Log(members, report, [_story(p, 0) for p in packed] if lasting else None)
+    for _ in log.write(packed):
+        pass
 
 
 def _begin(data):

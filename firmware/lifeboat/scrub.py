@@ -103,6 +103,7 @@ class Scrubber:
         self._full = None  # when by _clock the last full pass ended
         self._pending = self._last = None
         self._scheduled = False
+        self._news = []  # what the journals are to be told
         self._open = set()  # what was told and lasts: it is not told again
         self._tries = {}  # what was mended: how often
         self._suspects = []
@@ -247,12 +248,9 @@ class Scrubber:
     def _try(self, unit):
         try:
             yield from self._look(unit)
-        except OSError as error:
-            self._reason("flash-failed", "flash", str(error.errno))
-        except LifeboatError as error:
-            self._reason(error.code, "flash", error.detail)
         except Exception as error:  # noqa: BLE001 - the application goes on
-            self._reason("internal", "scrub", repr(error))
+            self._failed(error)
+        yield from self._note()
         yield False
 
     def _look(self, unit):
@@ -327,6 +325,7 @@ class Scrubber:
             return
         self._suspect(block)
         self._found(("flash", number), "flash", number)
+        yield from self._note()
         if not self._may_mend(("flash", number)):
             return
         # A scheduled callback keeps all others away: none of them runs code out of the chip
@@ -342,24 +341,18 @@ class Scrubber:
             while self._scheduled:
                 yield True
         if self._last:
-            self._after_repair(number, self._last)
+            yield from self._after_repair(number, self._last)
 
     # Sets _last to the name of the disk that it was repaired from, or None. While others work with
     # the disks or the flash, it is put off.
     def _repair(self, number):
         try:
-            if not (UserArea.busy or boot.attended or boot.report() is not self._report):
+            away = UserArea.busy or boot.attended or boot.report() is not self._report
+            if self._pending == number and not away:
                 self._last = self._pending = None
                 self._last = self._repaired_from(number)
-        except LifeboatError as error:
-            if error.code == "block-lost":
-                self._lost("flash", number)
-            else:
-                self._reason(error.code, "flash", error.detail)
-        except OSError as error:
-            self._reason("flash-failed", "flash", str(error.errno))
         except Exception as error:  # noqa: BLE001 - what is left of it is found again
-            self._reason("internal", "scrub", repr(error))
+            self._failed(error)
         finally:
             self._scheduled = False
 
@@ -393,6 +386,7 @@ class Scrubber:
         for name in names:
             self._tell("changed", self.policy, name, number, 1)
         self.changed.update(names)
+        yield from self._note()
         if names and self.policy == RESTART:
             machine.reset()
         elif names and self._on_change:
@@ -428,13 +422,15 @@ class Scrubber:
     def _copy_is_right(self, copy, manifest, block):
         region, size = copy.member.region, manifest.block_size
         at = region.block_at(copy.slot, block, size)
+        return self._reads_as(manifest.crc(block), region, at, size)
 
-        def read(offset, size, crc):
-            piece = self._buf[:size]
+    def _reads_as(self, want, region, at, size):
+        def read(offset, length, crc):
+            piece = self._buf[:length]
             region.read(at + offset, piece)
-            return crc32(piece, crc)
+            return crc32(piece[: size - offset], crc)
 
-        return (yield from self._is_right(manifest.crc(block), self._sum, False, size, read))
+        return self._is_right(want, self._sum, False, size + -size % _LEAST, read)
 
     # Write a damaged block of a copy again, from the flash or from another copy that has it right.
     # A power cut tears a block that was bad already (I2).
@@ -475,7 +471,7 @@ class Scrubber:
                 if (yield from self._is_right(manifest.crc(block), self._flash_sum, block)):
                     return lambda offset, piece: self._flash.read(block, piece, offset)
             except OSError as error:
-                self._reason("flash-failed", "flash", str(error.errno))
+                self._failed(error)
         for other, its in self._copies:
             if other is copy or its.build != manifest.build or not other.member.home:
                 continue
@@ -527,7 +523,7 @@ class Scrubber:
         region.write_manifest(slot, manifest, unit)
         region.flush()
         yield False
-        if (yield from self._manifest_good(member, slot, manifest)):
+        if (yield from self._manifest_good(region, slot, manifest)):
             region.write_commit(slot, manifest, member.records[slot].generation, unit)
             self._tell("mended", "", member.name, 0, 0)
         else:
@@ -544,19 +540,11 @@ class Scrubber:
                 raise
             return False
         yield False
-        return (yield from self._manifest_good(member, slot, manifest))
+        return (yield from self._manifest_good(member.region, slot, manifest))
 
-    def _manifest_good(self, member, slot, manifest):
-        region, size = member.region, len(manifest.raw)
-        at = region.manifest_at(slot)
-
-        def read(offset, length, crc):
-            piece = self._buf[:length]
-            region.read(at + offset, piece)
-            return crc32(piece[: max(0, size - offset)], crc)
-
-        whole = size + -size % _LEAST
-        return (yield from self._is_right(crc32(manifest.raw), self._sum, False, whole, read))
+    def _manifest_good(self, region, slot, manifest):
+        raw = manifest.raw
+        return self._reads_as(crc32(raw), region, region.manifest_at(slot), len(raw))
 
     # --- memory ----------------------------------------------------------------------------
 
@@ -571,19 +559,25 @@ class Scrubber:
                 self._suspect(unit + block + 1)
             unit += manifest.block_count + 1
 
-    # Tell the journal and the application; what can't be told has happened all the same.
     def _tell(self, *entry):
         told = self._report.data.setdefault("operation", [])
         told.append(list(entry))
         del told[:-_TOLD]
+        self._news.append(entry)
+
+    # Tell the journals; what can't be told has happened all the same.
+    def _note(self):
+        if not self._news:
+            return
         try:
             if self._log:
-                self._log.tell([entry])
+                yield from self._log.tell(self._news)
             area = self._board.retained()
             if area:
                 self._report.keep(area)
         except Exception as error:  # noqa: BLE001 - too little memory, perhaps
             self._report.reason("internal", "journal", repr(error))
+        self._news = []
 
     # What lasts is told once.
     def _once(self, key, *entry):
@@ -593,6 +587,17 @@ class Scrubber:
 
     def _found(self, key, where, number):
         self._once(key, "found", "", where, number, 1)
+
+    # What went wrong with the flash, or in here.
+    def _failed(self, error):
+        if isinstance(error, OSError):
+            self._reason("flash-failed", "flash", str(error.errno))
+        elif not isinstance(error, LifeboatError):
+            self._reason("internal", "scrub", repr(error))
+        elif error.code == "block-lost":
+            self._lost("flash", int(error.detail))
+        else:
+            self._reason(error.code, "flash", error.detail)
 
     # A block without any good copy.
     def _lost(self, where, number):

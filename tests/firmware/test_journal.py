@@ -424,6 +424,6 @@ def test_scrubbing_in_between_does_not_make_a_lasting_condition_new():
         assert report.data["disk_writes"] == 0
         scrubber = scrub.Scrubber(board, policy=scrub.REPORT)
         board.nor.data[0] ^= 1
-        while "operation" not in report.data:
+        while "operation" not in report.data or scrubber._news:
             scrubber.step(1)
         board.nor.data[0] ^= 1

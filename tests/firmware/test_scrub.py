@@ -251,6 +251,27 @@ def test_a_copy_that_was_read_badly_once_is_not_rewritten(what, error):
     assert operation() == []
 
 
+def test_a_finding_is_told_and_mended_a_command_or_two_at_a_time():
+    board = board_with()
+    scrubber = Scrubber(board)
+    rot_copy(board.drives[0], 3)
+    commands = []
+
+    def fault(op, lba, count):
+        commands.append(op)
+
+    for disk in board.drives:
+        disk.fault = fault
+    most = 0
+    while scrubber._news or ("mended", "", "disk0", 3, 1) not in operation():
+        commands.clear()
+        scrubber.step(0)
+        most = max(most, len(commands))
+    assert most <= 2
+    for disk in board.drives:
+        assert journal(disk)[-1] == (1, "mended", "", "disk0", 3, 1)
+
+
 def updated():
     """A board with copies of 1.0 and of 2.0 on both disks; the copies of 1.0 are in slot 0."""
     board = sim.SimBoard(bytearray(OLD), journal=PAGES)
@@ -518,9 +539,12 @@ def test_a_repair_that_waits_does_not_outlast_a_power_on(monkeypatch):
     newer = sim.image(seed=3, version="3.0")
     board.nor.data[:] = newer
     lifeboat.power_on(board)
+    erases = board.nor.erases
     (function, argument) = waiting.pop()
     function(argument)
-    assert board.nor.data == newer
+    scrubber.step(1)
+    function(argument)
+    assert board.nor.data == newer and board.nor.erases == erases
 
 
 def test_there_is_nothing_to_scrub_any_more_after_a_power_on_that_ends_in_rescue():
