@@ -14,6 +14,8 @@ from lifeboat_host.formats import crc32
 from lifeboat_host.image import Progress
 from lifeboat_host.link import Link
 from lifeboat_host.reasons import ADVICE
+from lifeboat_host.report import BLOCKS, REASONS, REPORT
+from lifeboat_host.shapes import fits
 
 PROTOCOL = 1
 
@@ -23,26 +25,13 @@ _CALL_S = 60  # the longest wait of a driver is 30 s
 _ACK_S = 15  # for a piece to arrive, over a slow line
 _VERDICT_S = 60  # to inflate, check, erase and program a block
 _NAME = re.compile(r"\w[\w .:-]{0,63}", re.ASCII)  # of a disk; files are named after it
-_BLOCKS = range(1 << 20)
 _COUNT = range(1 << 48)
-_RUNS = [[_BLOCKS, _BLOCKS]]
-_REASONS = [[str, str, str]]
 
 # What the board says is believed only in these shapes; see fits().
-REPORT = {
-    "verdict": str,
-    "reasons": _REASONS,
-    "build": (None, str),
-    "bad": _RUNS,
-    "repaired": [[_BLOCKS, _BLOCKS, str]],
-    "lost": _RUNS,
-    "members": [{"disk": (None, str), "state": str, "generation": (None, _COUNT)}],
-    "ms": {},
-}
 _IDENTITY = {
     "product": str,
     "block_size": range(4096, 1 << 30, 4096),
-    "blocks": _BLOCKS,
+    "blocks": BLOCKS,
     "piece": range(16, 4096),
     "window": range(1, 256),
     "frame": range(1, 1 << 16),
@@ -52,25 +41,25 @@ _CODE = {
     "product": str,
     "version": str,
     "build": str,
-    "blocks": _BLOCKS,
+    "blocks": BLOCKS,
     "crc": _COUNT,
     "blank": bool,
 }
-_SLOT = {"slot": _BLOCKS, "generation": _COUNT}
+_SLOT = {"slot": BLOCKS, "generation": _COUNT}
 _COPIES = [({**_SLOT, "error": str}, {**_SLOT, **_CODE})]
 _DISK = {"disk": _NAME, "sectors": _COUNT, "lba_size": _COUNT, "model": str, "serial": str}
 _ANSWERS: dict[str, Any] = {
     "identify": {"agent": _COUNT},
     "code": _CODE,
     "offer": _CODE,
-    "compare": [_BLOCKS],
-    "blocks": _BLOCKS,
+    "compare": [BLOCKS],
+    "blocks": BLOCKS,
     "finish": bool,
     "members": {
         "members": [{"disk": str, "state": str, "copies": _COPIES}],
-        "reasons": _REASONS,
+        "reasons": REASONS,
     },
-    "check_copy": [_BLOCKS],
+    "check_copy": [BLOCKS],
     "power_on": REPORT,
     "drill": _COUNT,
     "disks": [({"disk": _NAME, "error": str}, _DISK)],
@@ -92,31 +81,6 @@ def encoded(piece: bytes) -> bytes:
     numbers = (len(piece), len(places), *places)
     digits = bytes(64 + part for number in numbers for part in (number >> 6, number & 63))
     return digits + piece.replace(b"\3", b"\0")
-
-
-def fits(value: Any, shape: Any) -> bool:
-    """Whether a value out of JSON has that shape.
-
-    A shape is a type, a range of numbers, a pattern of text, None, a tuple of shapes of which one
-    has to fit, a dictionary of keys that must be there, a list with the shape of all elements, or
-    a longer one with that of each.
-    """
-    if isinstance(shape, tuple):
-        return any(fits(value, one) for one in shape)
-    if isinstance(shape, dict):
-        return isinstance(value, dict) and all(
-            key in value and fits(value[key], part) for key, part in shape.items()
-        )
-    if isinstance(shape, list):
-        if not isinstance(value, list) or (len(shape) > 1 and len(value) != len(shape)):
-            return False
-        parts = shape if len(shape) > 1 else shape * len(value)
-        return all(map(fits, value, parts))
-    if isinstance(shape, range):
-        return type(value) is int and value in shape
-    if isinstance(shape, re.Pattern):
-        return isinstance(value, str) and shape.fullmatch(value) is not None
-    return value is None if shape is None else type(value) is shape
 
 
 class Agent:
@@ -145,7 +109,9 @@ class Agent:
                 f"this tool {PROTOCOL}",
                 "use the lifeboat release of the boot stage",
             )
-        self.about = self._checked(about, _IDENTITY)
+        if not fits(about, _IDENTITY):
+            raise self.link.garbled(str(about)[:80])
+        self.about = about
 
     @property
     def product(self) -> str:
@@ -165,11 +131,6 @@ class Agent:
         self._begin(name, args)
         return self._answer(name, timeout)
 
-    def reset(self, timeout: float) -> dict[str, Any]:
-        """Reset the board; the report of the power-on that follows. start() comes next."""
-        report: dict[str, Any] = self._checked(self.link.reset(timeout), REPORT)
-        return report
-
     def _begin(self, name: str, args: Sequence[Any]) -> None:
         self.link.begin(f"_agent.call({', '.join(map(repr, (name, *args)))})")
 
@@ -184,12 +145,9 @@ class Agent:
             about = f": {detail}" if detail else ""
             message = f"{self.link.port}: the board says {code}{about}"
             raise LifeboatError(code, message, ADVICE.get(code, ""))
-        return self._checked(answer, {"ok": _ANSWERS.get(name)}, said)["ok"]
-
-    def _checked(self, value: Any, shape: Any, said: str = "") -> Any:
-        if not fits(value, shape):
-            raise self.link.garbled((said or str(value))[:80])
-        return value
+        if not fits(answer, {"ok": _ANSWERS.get(name)}):
+            raise self.link.garbled(said[:80])
+        return answer["ok"]
 
     # Parcels to the board
 

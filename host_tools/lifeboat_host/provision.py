@@ -201,7 +201,7 @@ def power_on(agent: Agent) -> dict[str, Any]:
 
 def reset(agent: Agent) -> dict[str, Any]:
     """Reset the board; its report. Afterwards the agent has to be started anew."""
-    return agent.reset(_POWER_ON_S)
+    return agent.link.reset(_POWER_ON_S)
 
 
 def drill(agent: Agent, blocks: int) -> dict[str, Any]:

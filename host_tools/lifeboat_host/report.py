@@ -10,8 +10,23 @@ from rich.table import Table
 from rich.text import Text
 
 from lifeboat_host.errors import LifeboatError
+from lifeboat_host.shapes import fits
 
 PREFIX = "lifeboat: "
+
+# Shapes: see fits().
+BLOCKS = range(1 << 20)
+REASONS = [[str, str, str]]
+REPORT = {
+    "verdict": str,
+    "reasons": REASONS,
+    "build": (None, str),
+    "bad": [[BLOCKS, BLOCKS]],
+    "repaired": [[BLOCKS, BLOCKS, str]],
+    "lost": [[BLOCKS, BLOCKS]],
+    "members": [{"disk": (None, str), "state": str, "generation": (None, range(1 << 32))}],
+    "ms": {},
+}
 
 VERDICTS = {
     "RUN": ("green", "the code is intact and has its backup"),
@@ -29,7 +44,7 @@ def parse_line(line: str) -> dict[str, Any] | None:
         report = json.loads(line[len(PREFIX) :])
     except (ValueError, RecursionError):
         return None
-    return report if "verdict" in report else None
+    return report if fits(report, REPORT) else None
 
 
 def last_report(lines: Iterable[str]) -> dict[str, Any]:

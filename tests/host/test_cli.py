@@ -286,6 +286,9 @@ def test_report_ranges_become_block_numbers():
     assert report.blocks(REPORT["repaired"]) == [3, 4, 9]
     assert report.parse_line("lifeboat: {broken") is None
     assert report.parse_line("lifeboat: inspecting") is None
+    assert report.parse_line('lifeboat: {"verdict":' + "[" * 100000) is None
+    for key, odd in (("verdict", 5), ("bad", [[1]]), ("members", [None]), ("ms", None)):
+        assert report.parse_line("lifeboat: " + json.dumps({**REPORT, key: odd})) is None
 
 
 # --- board
