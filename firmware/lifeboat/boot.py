@@ -38,7 +38,8 @@ except ImportError:
 # AHCI driver are the 30 s within which drives are ready (ATA8-ACS, power-on).
 _PATIENCE = const(3)
 
-# Set for a person's session with the host tools: the scrubber keeps off until the next reset.
+# Set for a person's session, with the host tools or with lifeboat.partitioning: the scrubber keeps
+# off until the next reset.
 attended = False
 
 _last = None
@@ -92,6 +93,7 @@ def power_on(board):
         intact = session.found and session.found.intact
         result.data["verdict"] = RUN_DEGRADED if intact else RESCUE
         result.reason("internal", "", repr(error))
+    # Last of all: until it is there, the scrubber keeps off the disks.
     result.data["ms"]["total"] = ticks_diff(ticks_ms(), began)
     try:
         result.show()
