@@ -368,7 +368,7 @@ def _regions_planned(
     args: argparse.Namespace, output: Output, agent: Agent, code: Code
 ) -> tuple[list[Proposal], list[str]]:
     """Proposals for the regions that are missing, and the disks that have one of the set."""
-    lbas = [args.where] if isinstance(args.where, int) else []
+    lbas = cli_reserve.named_lbas(args)
     wanted = boarddisk.attached(agent, args.disk, write=True)
     disks = boarddisk.attached(agent, write=True)
     headers = _headers(disks, lbas)

@@ -180,7 +180,7 @@ def propose(
     member: Disk | None = None,
 ) -> list[Proposal]:
     """A proposal for each disk; member: whose set they are to join. args: as add_place() says."""
-    lbas = _lbas(args)
+    lbas = named_lbas(args)
     joined = region.find(member, lbas).header if member else None
     if joined:
         slots, need, size = joined.slot_count, joined.slot_size, joined.size
@@ -216,7 +216,8 @@ def propose(
     return proposals
 
 
-def _lbas(args: argparse.Namespace) -> list[int]:
+def named_lbas(args: argparse.Namespace) -> list[int]:
+    """The LBA at which a person wants the region, if any: there may be one already."""
     return [args.where] if isinstance(args.where, int) else []
 
 
@@ -354,7 +355,7 @@ def _check_unchanged(
     disk, found, place = proposal.disk, proposal.found, proposal.place
     assert place
     with output.bar(f"looking again at {disk.path.name}") as bar:
-        diskmap.look_again(disk, found, _lbas(args), bar)
+        diskmap.look_again(disk, found, named_lbas(args), bar)
     # A new GPT goes where nothing is; the sectors of one that is there are part of the map.
     if old.used("headers", "body") != place.used or not found.gpt and old.used("table"):
         raise diskmap.changed(disk)

@@ -197,24 +197,30 @@ def test_a_sector_that_can_not_be_read_is_written_anew():
     assert ("mended", "", "disk0", 2, 1) in operation()
 
 
+def glitch(device, place, error):
+    """Let the next read at that block go wrong; returns a list, empty until it did."""
+    read, glitches = device.readblocks, []
+
+    def readblocks(at, buf, *args):
+        read(at, buf, *args)
+        if at == place and not glitches:
+            glitches.append(at)
+            buf[9] ^= 1
+            if error:
+                raise OSError(error, "glitch")
+
+    device.readblocks = readblocks
+    return glitches
+
+
 @pytest.mark.parametrize("error", [None, EIO])
 @pytest.mark.parametrize("block", [2, sim.BLOCKS - 1])
 def test_flash_that_was_read_badly_once_is_not_erased(error, block):
     board = board_with(mapped=False)
     scrubber = Scrubber(board)
     nor = board.nor
-    before, erases, read = bytes(nor.data), nor.erases, nor.readblocks
-    glitches = []
-
-    def readblocks(at, buf, *args):
-        read(at, buf, *args)
-        if at == block and not glitches:
-            glitches.append(at)
-            buf[0] ^= 1
-            if error:
-                raise OSError(error, "glitch")
-
-    nor.readblocks = readblocks
+    before, erases = bytes(nor.data), nor.erases
+    glitches = glitch(nor, block, error)
     full_pass(scrubber)
     assert glitches and nor.erases == erases and bytes(nor.data) == before
     assert operation() == []
@@ -234,18 +240,8 @@ def test_a_copy_that_was_read_badly_once_is_not_rewritten(what, error):
         "manifest": region + 8192,
         "block": block_of(disk, 3),
     }[what]
-    writes, read = disk.writes, disk.readblocks
-    glitches = []
-
-    def readblocks(lba, buf, *args):
-        read(lba, buf, *args)
-        if lba == at // 512 and not glitches:
-            glitches.append(lba)
-            buf[9] ^= 1
-            if error:
-                raise OSError(error, "glitch")
-
-    disk.readblocks = readblocks
+    writes = disk.writes
+    glitches = glitch(disk, at // 512, error)
     full_pass(scrubber)
     assert glitches and disk.writes == writes
     assert operation() == []
