@@ -7,8 +7,11 @@
 #           "": plain bytecode
 # drivers   names of the modules in lifeboat/drivers that the board uses, separated by blanks
 # extras    what power-on can do without: "partitioning" makes regions at the board's REPL,
-#           "journal" keeps a log in the regions, "scrub" inspects during operation, "agent
-#           line" let `lifeboat provision` and its friends talk to the board
+#           "journal" keeps a log in the regions, "scrub" inspects during operation, "agent"
+#           lets `lifeboat provision` and its friends talk to the board, "romfs" mounts the
+#           applications in flash, "userarea" gives them a disk without its region, "advice" has
+#           a sentence for each reason code on the console, "signed" is for boards that run only
+#           what their owner signed, "lock" (beside it) lets such a board close its console
 options.defaults(arch="", drivers="", extras="")
 
 _CORE = (
@@ -19,28 +22,59 @@ _CORE = (
     "codeflash",
     "creating",
     "errors",
-    "gpt",
     "inspecting",
     "kernels",
     "manifest",
+    "members",
+    "memory",
+    "poweron",
+    "records",
     "recovery",
     "region",
     "report",
+    "running",
+    "trust",
     "drivers/__init__",
 )
+_EXTRAS = {
+    "advice": ("advice",),
+    "agent": ("agent", "agent_disks", "line"),
+    "journal": ("journal",),
+    "lock": ("lock",),
+    "signed": ("owner", "lms"),
+    "partitioning": ("partitioning",),
+    "romfs": ("romfs",),
+    "scrub": ("scrub", "patrol", "patrol_copies", "operation"),
+    "userarea": ("userarea",),
+}
+_MMIO = {"rv32": ("mmio", "kernels_copy"), "viper": ("mmio", "kernels_copy"), "": ("mmio",)}
+_MAPPED = {"ahci", "cfi", "ohci"}  # drivers of memory-mapped devices
+# Drivers whose hot loops are modules of their own, and in which form.
+_LOOPED = {"ahci", "sdspi", "sifive_spi"}
+_LOOPS = {"rv32": "rv32", "viper": "plain", "": "plain"}
 _KERNELS = {
     "rv32": ("kernels_viper", "kernels_rv32"),
     "viper": ("kernels_viper", "kernels_viper_crc"),
     "": ("kernels_plain",),
 }
 
+# What a power-on needs is frozen without line numbers, which are 7 % of it: what goes wrong there
+# is told by its code or its repr(), not by a traceback.
+_drivers = options.drivers.split()
+_loops = [name for name in _drivers if name in _LOOPED]
 package(
     "lifeboat",
     files=[
         name + ".py"
         for name in _CORE
         + _KERNELS[options.arch]
-        + tuple("drivers/" + name for name in options.drivers.split())
-        + tuple(options.extras.split())
+        + (_MMIO[options.arch] if _MAPPED & set(_drivers) else ())
+        + tuple(f"drivers/{name}" for name in _drivers)
+        + tuple(f"drivers/{name}_{_LOOPS[options.arch]}" for name in _loops)
     ],
+    opt=3,
+)
+package(
+    "lifeboat",
+    files=[name + ".py" for extra in options.extras.split() for name in _EXTRAS[extra]],
 )

@@ -1,6 +1,12 @@
 """lifeboat: the boot stage that heals a controller's code flash from a region on its disks."""
 
-from .boot import mount, power_on, report, segments, start
+from .boot import power_on, report, start
 from .errors import LifeboatError
+
+# An extra: not every board runs its code from here.
+try:
+    from .romfs import mount, segments
+except ImportError:
+    pass
 
 __version__ = "0.1.0"

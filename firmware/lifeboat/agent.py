@@ -12,43 +12,47 @@ a 0x03: Ctrl-C stops whatever the board waits for, at any time.
 """
 
 import json
+from binascii import unhexlify
 from errno import EIO
+from hashlib import sha256
 from struct import unpack
 
 import machine
 from micropython import const
 
-from . import boot
-from .blockdev import INIT, SYNC, Checked, Scratch, Window, geometry
-from .checking import check, choose_home, disk_error, survey
-from .codeflash import CodeFlash
+from . import boot, running
+from .agent_disks import DiskAgent, hexed
+from .blockdev import Scratch
+from .checking import check, choose_own
 from .errors import LifeboatError
-from .line import FRAME, FRAMES, PIECE, WINDOW, Line
-from .manifest import MAX_SIZE, Manifest
-from .recovery import Copy
-from .region import UNIT
+from .kernels import blank
+from .line import FRAME, PIECE, WINDOW, Line
+from .manifest import Manifest, limit
+from .members import LEVEL, copies, disk_error, survey
+from .records import UNIT
 from .report import Report
+
+# An extra: few boards have a console to close.
+try:
+    from .lock import change
+except ImportError:
+    change = None
 
 PROTOCOL = const(1)
 
 
-class Agent:
+class Agent(DiskAgent):
     """A session of the host tools with a board; nothing of it is kept on the board."""
 
     def __init__(self, board, line=None):
+        super().__init__(board, line or Line())
         # A scrubber on a timer would take new code for damage, and put the old code back.
-        boot.attended = True
-        self._board = board
-        self._line = line or Line()
-        self._opened = None
+        running.attended = True
         self._scratch = Scratch(board.BLOCK_SIZE)
         self._manifest = None
         self._sure = set()  # blocks that were seen to be the manifest's, by SHA-256
-        self._devices = None
         self._members = []
         self._copies = {}
-        self._disks = {}
-        self._windows = {}
 
     def call(self, name, *args):
         """Run a method and print its answer or its error."""
@@ -59,7 +63,7 @@ class Agent:
             answer = {"error": [error.code, error.detail]}
         except OSError as error:
             code = disk_error(error) if name.startswith("disk") else "flash-failed"
-            answer = {"error": [code, str(error.errno)]}
+            answer = {"error": [code, str(error.args and error.args[-1])]}
         except BaseException:
             self._line.drain()
             raise
@@ -69,18 +73,11 @@ class Agent:
 
     # What is here
 
-    # Made on first use: a board whose flash has failed is to be asked for its report.
-    @property
-    def _flash(self):
-        if self._opened is None:
-            self._opened = CodeFlash(self._board.flash(), self._board.BLOCK_SIZE)
-        return self._opened
-
     def identify(self):
         """Which board this is, and what it reported last; blocks: of its flash, 0 if it fails."""
         last = boot.report()
         try:
-            blocks = self._flash.manifest_block + 1
+            blocks = self._flash.blocks
         except OSError:
             blocks = 0
         return {
@@ -97,9 +94,8 @@ class Agent:
     def code(self):
         """Take the manifest in flash as the one that compare() is about, and describe it."""
         self._manifest, self._sure = None, set()
-        manifest, blank = self._flash.manifest()
-        self._accept(manifest)
-        return self._describe(manifest, blank)
+        self._manifest, rest = self._flash.manifest(self._trusted())
+        return self._describe(self._manifest, rest)
 
     def compare(self, first, count):
         """The numbers of the blocks in [first, first + count) that are not the manifest's."""
@@ -114,25 +110,33 @@ class Agent:
                     raise
                 bad.append(block)
                 continue
-            if self._manifest.matches(block, buf):
+            if _matches(self._manifest, block, buf):
                 self._sure.add(block)
             else:
                 bad.append(block)
         return bad
 
-    def _accept(self, manifest):
-        manifest.accept(self._board.PRODUCT, self._flash.block_size, self._flash.manifest_block)
-        self._manifest = manifest
+    def used(self, first, count):
+        """The numbers of the blocks in [first, first + count) that are not erased."""
+        buf = self._scratch.get()
+        taken = []
+        for block in range(first, min(first + count, self._flash.blocks)):
+            self._flash.read(block, buf)
+            if not blank(buf):
+                taken.append(block)
+        return taken
 
     @staticmethod
-    def _describe(manifest, blank):
+    def _describe(manifest, rest):
         return {
             "product": manifest.product,
             "version": manifest.version,
-            "build": manifest.build_name,
+            "build": hexed(manifest.build[:6]),
+            "memory": manifest.memory_blocks,
+            "manifest": manifest.manifest_blocks,
             "blocks": manifest.block_count,
             "crc": unpack("<I", manifest.raw[-4:])[0],
-            "blank": blank,
+            "blank": rest,
         }
 
     # New code
@@ -140,14 +144,15 @@ class Agent:
     def offer(self):
         """Receive a manifest as a parcel, and take it as the one to flash, if it is for here."""
         self._manifest, self._sure = None, set()
-        buf = memoryview(bytearray(MAX_SIZE))
+        buf = memoryview(bytearray(limit(self._flash.blocks)))
         while True:
             _, size = self._line.parcel(buf)
             if size is not None:
                 break
             self._line.write(b"~")
         manifest = self._answering(Manifest, bytes(buf[:size]))
-        self._answering(self._accept, manifest)
+        self._answering(self._trusted().accept, manifest)
+        self._manifest = manifest
         self._line.write(b"=")
         return self._describe(manifest, True)
 
@@ -161,13 +166,12 @@ class Agent:
             if size == 0:
                 return written
             right = size == len(buf) and block < manifest.block_count
-            if not right or not manifest.matches(block, buf):
+            if not right or not _matches(manifest, block, buf):
                 self._line.write(b"~")
                 continue
             self._sure.discard(block)
-            self._answering(self._replace, block, buf)
-            if self._answering(flash.crc, block) != manifest.crc(block):
-                self._answering(self._fail, "flash-verify", str(block))
+            self._forget_report()
+            self._answering(flash.program, manifest, block, buf)
             self._sure.add(block)
             written += 1
             self._line.write(b"=")
@@ -180,60 +184,83 @@ class Agent:
                 raise LifeboatError("flash-verify", str(block))
         if flash.holds(manifest):
             return False
-        self._replace(flash.manifest_block, manifest.raw)
-        if not flash.holds(manifest):
-            raise LifeboatError("flash-verify", "manifest")
+        self._forget_report()
+        flash.program_manifest(manifest)
         return True
 
     # Backups
 
     def members(self):
         """The members, and the committed copies in the slots of each."""
+        trust = self._trusted()
         try:
-            manifest, _ = self._flash.manifest()
+            manifest, _ = self._flash.manifest(trust)
         except LifeboatError:
             manifest = None
         found = Report()
         self._members = survey(self._attached(), self._board.REGION_LBAS, found)
-        choose_home(self._members, manifest and manifest.build, found)
+        choose_own(self._members, trust, found)
         if manifest:
-            check(self._members, manifest)
+            check(self._members, manifest, trust)
         self._copies = {}
-        answer = [self._describe_member(member) for member in self._members]
+        answer = [self._describe_member(member, trust) for member in self._members]
         return {"members": answer, "reasons": found.data["reasons"]}
 
-    def _describe_member(self, member):
-        copies = []
-        for slot, commit in enumerate(member.records if member.usable else ()):
-            if not commit:
+    def _describe_member(self, member, trust):
+        told = []
+        for copy in copies([member]):
+            if not copy.commit:
                 continue
-            copy = {"slot": slot, "generation": commit.generation}
-            try:
-                manifest = member.region.manifest(slot)
-                if not commit.describes(manifest):
-                    raise LifeboatError("commit-field")
-                copy.update(self._describe(manifest, True))
-                self._copies[member.name, slot] = Copy(member, slot), manifest
-            except LifeboatError as error:
-                copy["error"] = error.code
-            except OSError as error:
-                copy["error"] = disk_error(error)
-            copies.append(copy)
-        return {"disk": member.name, "state": member.state, "copies": copies}
+            about = {"slot": copy.slot, "generation": copy.commit.generation}
+            manifest = copy.load(trust)
+            if manifest:
+                about.update(self._describe(manifest, True))
+                about["known"] = trust.memory.age(manifest.build) >= 0
+                self._copies[member.name, copy.slot] = copy, manifest
+            else:
+                about["error"] = "commit-field" if member.readable else "disk-failed"
+            told.append(about)
+        region = member.region
+        return {
+            "disk": member.name,
+            "state": member.state,
+            "copies": told,
+            "set": region and hexed(region.set_id),
+            "region": region and hexed(region.region_id),
+        }
 
     def check_copy(self, disk, slot, first, count):
         """The numbers of the damaged blocks in [first, first + count) of a copy."""
         copy, manifest = self._copies[disk, slot]
-        if manifest.block_size != self._flash.block_size:
-            raise LifeboatError("manifest-board", str(manifest.block_size))
         last = min(first + count, manifest.block_count)
-        scratch, good = self._scratch, manifest.matches
+        scratch, good = self._scratch, manifest.right
+        copy.bad.clear()
         return [block for block in range(first, last) if not copy.read(block, scratch, good)]
 
-    def power_on(self):
-        """What a power-on does, without one: inspect, recover, back up."""
+    def power_on(self, unlimited=False):
+        """What a power-on does, without one: inspect, recover, back up.
+
+        unlimited: read all copies, and try again what failed before.
+        """
         self._devices = self._opened = None
-        return boot.power_on(self._board).data
+        return boot.power_on(self._board, unlimited=unlimited).data
+
+    # The memory
+
+    def adopt(self, set_id):
+        """Make the regions of a set, 32 hex digits, this controller's own; then as power_on().
+
+        What was remembered of another set is forgotten; what failed is tried again.
+        """
+        self._devices = self._opened = None
+        return boot.power_on(self._board, adopt=unhexlify(set_id)).data
+
+    def lock(self, on):
+        """Close the console from the next reset on, or leave it open; then as memory()."""
+        if not change:
+            raise LifeboatError("lock-missing")
+        change(self._board, on)
+        return self.memory()
 
     def drill(self, block):
         """Erase a block of the code, of which every member was just seen to hold a good copy."""
@@ -241,24 +268,24 @@ class Agent:
         if self.compare(0, self._manifest.block_count):
             raise LifeboatError("flash-changed", "damaged before the drill")
         self.members()
-        home = [member for member in self._members if member.home]
-        for member in home:
-            copy = Copy(member, member.newest_slot)
-            if member.state != "level" or not copy.read(
-                block, self._scratch, self._manifest.matches
+        own = [member for member in self._members if member.writable]
+        for member in own:
+            good = [c for c in member.copies if c.holds(self._manifest)]
+            if member.backup != LEVEL or not any(
+                c.read(block, self._scratch, self._manifest.right) for c in good
             ):
                 raise LifeboatError("backup-none", member.name)
-        if not home:
+        if not own:
             raise LifeboatError("backup-none")
-        self._replace(block, b"\xff\xff\xff\xff")
-        return len(home)
+        self._forget_report()
+        self._flash.erase(block)
+        return len(own)
 
     # The verdict is about other code from here on: not even a soft reset may believe it.
-    def _replace(self, block, data):
+    def _forget_report(self):
         area = self._board.retained()
         if area:
             area[:4] = bytes(4)
-        self._flash.replace(block, data)
 
     def reset(self):
         """Reset the board; does not return."""
@@ -293,124 +320,20 @@ class Agent:
 
     def log(self):
         """Print the journal of every member: session, event, code, where, first, count."""
-        from .journal import entries
+        from .journal import entries, pages
 
         self.members()
         for member in self._members:
-            if member.usable and member.region.journal_pages:
+            if member.readable and pages(member.region):
                 print(member.name)
                 for entry in entries(member.region, bytearray(UNIT)):
                     print(" ", entry[1], *map(_printable, entry[5:8]), *entry[8:])
-
-    # Disks, for a person's partitioning session
-
-    # To start a board's disks anew would take them from under those who use them already.
-    def _attached(self):
-        if self._devices is None:
-            self._board.start()
-            self._devices = list(self._board.disks())
-        return self._devices
-
-    def disks(self):
-        """The disks, each with its size or why there is none."""
-        self._disks = {}
-        self._windows = {}
-        answer = []
-        for i, dev in enumerate(self._attached()):
-            disk = Checked(dev, "disk%d" % i)
-            about = {"disk": disk.name}
-            try:
-                disk.ioctl(INIT, 0)
-                about["sectors"], about["lba_size"] = geometry(disk)
-                self._disks[disk.name] = disk
-                for key in ("model", "serial"):
-                    about[key] = str(getattr(dev, key, ""))
-            except OSError as error:
-                about["error"] = disk_error(error)
-            answer.append(about)
-        return answer
-
-    def disk_allow(self, name, ranges):
-        """Let disk_write() write to these ranges, [first LBA, sectors] each, and nowhere else."""
-        disk = self._disks[name]
-        self._windows[name] = [(lba, Window(disk, lba, count)) for lba, count in ranges]
-
-    def disk_read(self, name, lba, sectors):
-        """Send sectors as frames."""
-        disk = self._disks[name]
-        lba_size = geometry(disk)[1]
-        buf = memoryview(bytearray(FRAME))
-        zeros = bytes(FRAME)
-        under_way = 0
-        while sectors:
-            count = min(sectors, FRAME // lba_size)
-            piece = buf[: count * lba_size]
-            self._answering(disk.readblocks, lba, piece)
-            self._line.send(piece, zeros[: len(piece)])
-            under_way += 1
-            if under_way == FRAMES:
-                self._line.acknowledged(1)
-                under_way -= 1
-            lba += count
-            sectors -= count
-        self._line.acknowledged(under_way)
-
-    def disk_write(self, name, lba):
-        """Receive sectors as parcels, whose numbers count from lba, and write them."""
-        buf = memoryview(bytearray(MAX_SIZE))
-        while True:
-            offset, size = self._line.parcel(buf)
-            if size == 0:
-                return
-            if size is None:
-                self._line.write(b"~")
-                continue
-            self._answering(self._write, name, lba + offset, buf[:size])
-            self._line.write(b"=")
-
-    def _write(self, name, lba, data):
-        for first, window in self._windows.get(name, ()):
-            end = first + window.count
-            if first <= lba and lba + len(data) // window.size <= end:
-                return window.writeblocks(lba - first, data)
-        self._fail("disk-in-use", "nobody allowed LBA %d" % lba)
-
-    def disk_flush(self, name):
-        """Wait until all that was written is on the medium."""
-        self._disks[name].ioctl(SYNC, 0)
-
-    def disk_first_nonzero(self, name, lba, sectors):
-        """The first LBA in [lba, lba + sectors) that is not all zero, or None."""
-        disk = self._disks[name]
-        lba_size = geometry(disk)[1]
-        buf = memoryview(bytearray(MAX_SIZE))
-        zeros = bytes(MAX_SIZE)
-        end = lba + sectors
-        for at in range(lba, end, MAX_SIZE // lba_size):
-            piece = buf[: min(MAX_SIZE, (end - at) * lba_size)]
-            disk.readblocks(at, piece)
-            if piece != zeros[: len(piece)]:
-                while piece[:lba_size] == zeros[:lba_size]:
-                    piece = piece[lba_size:]
-                    at += 1
-                return at
-        return None
-
-    # The line
-
-    @staticmethod
-    def _fail(code, detail):
-        raise LifeboatError(code, detail)
-
-    # Call something in the middle of an exchange; when it fails the host hears of it first.
-    def _answering(self, action, *args):
-        try:
-            return action(*args)
-        except Exception:
-            self._line.write(b"!")
-            raise
 
 
 # What stands on a disk is anybody's.
 def _printable(text):
     return "".join(chr(c) if 32 < c < 127 else "?" for c in text.rstrip(b"\0")) or "-"
+
+
+def _matches(manifest, block, data):
+    return sha256(data).digest() == manifest.digest(block)

@@ -3,11 +3,13 @@
 Protocol: os.AbstractBlockDev of MicroPython's documentation, simple and extended form.
 """
 
-from errno import EINVAL, EIO, EPERM
-
 from micropython import const
 
-_EROFS = const(30)  # not in MicroPython's errno
+# The same everywhere.
+_EPERM = const(1)
+_EIO = const(5)
+_EINVAL = const(22)
+_EROFS = const(30)
 
 INIT = const(1)
 SYNC = const(3)
@@ -17,10 +19,10 @@ ERASE = const(6)
 
 
 def geometry(dev):
-    """Return (number of blocks, bytes per block); raises OSError(EINVAL) on nonsense."""
+    """Return (number of blocks, bytes per block); raises OSError(_EINVAL) on nonsense."""
     count, size = dev.ioctl(COUNT, 0), dev.ioctl(SIZE, 0)
-    if not count or not size or count < 0 or size < 0:
-        raise OSError(EINVAL)
+    if not count or not size or min(count, size) < 0:
+        raise OSError(_EINVAL)
     return count, size
 
 
@@ -29,26 +31,27 @@ class Checked:
 
     Drivers may return False or a negative errno instead of raising, have no writeblocks when
     they are read-only, no name, no answer to "block size" (then it is 512), and errors of
-    their own: one of them is not to keep the others from being used.
+    their own: one of them is not to keep the others from being used. Their errors' last argument
+    may say why in words.
     """
 
     def __init__(self, dev, name=""):
         self._dev = dev
         self.name = str(getattr(dev, "name", name))
-        self.mapped = getattr(dev, "mapped", hasattr(dev, "view"))
-        if self.mapped:
-            self.view = dev.view
+        self.program_size = getattr(dev, "program_size", 1)
+        self.view = getattr(dev, "view", None)
+        self.mapped = getattr(dev, "mapped", self.view is not None)
 
     def _call(self, method, *args):
         try:
             result = getattr(self._dev, method)(*args)
-        except OSError:
-            raise
         except Exception as error:
-            raise OSError(EIO, repr(error)) from None
+            # What the driver names stays its last argument; CPython: an errno alone is no errno.
+            known = isinstance(error, OSError) and error.args or (_EIO, repr(error))
+            raise OSError(known[0], known[-1]) from None
         if result is False:
-            raise OSError(EIO, method)
-        if result is not None and result is not True and result < 0:
+            raise OSError(_EIO, method)
+        if result and result < 0:
             raise OSError(-result, method)
         return result
 
@@ -63,6 +66,11 @@ class Checked:
     def ioctl(self, op, arg):
         result = self._call("ioctl", op, arg)
         return 512 if op == SIZE and result is None else result
+
+    @property
+    def note(self):
+        """What a device that works can't do, in words; "" when that is nothing."""
+        return getattr(self._dev, "note", "")
 
     def power_cycles(self):
         """Return how often the device counts to have been switched on; 0: it does not count."""
@@ -82,7 +90,7 @@ class Window:
 
     Invariant I3 stands here: lifeboat holds windows only, and a window refuses, with
     OSError(EPERM) and before the device is touched, every access that leaves it.
-    writes counts write calls, erases counts erased blocks.
+    writes counts write calls.
     """
 
     def __init__(self, dev, first, count):
@@ -90,110 +98,46 @@ class Window:
             dev = Checked(dev)
         total, self.size = geometry(dev)
         if first < 0 or count < 1 or first + count > total:
-            raise OSError(EINVAL)
+            raise OSError(_EINVAL)
         self._dev = dev
         self._first = first
         self.count = count
+        self.program_size = dev.program_size
+        self.mapped = dev.mapped  # whether view() works
         self.writes = 0
-        self.erases = 0
 
-    def _check(self, block, offset, length):
-        if block < 0 or offset < 0 or block * self.size + offset + length > self.count * self.size:
-            raise OSError(EPERM)
+    # The block of the device, when length bytes from an offset in a block on are inside.
+    def _at(self, block, length, offset=0):
+        end = block * self.size + offset + length
+        if min(block, length, offset) < 0 or end > self.count * self.size:
+            raise OSError(_EPERM)
         return self._first + block
 
-    def readblocks(self, block, buf, offset=None):
-        block = self._check(block, offset or 0, len(buf))
-        if offset is None:
-            return self._dev.readblocks(block, buf)
-        return self._dev.readblocks(block, buf, offset)
+    def readblocks(self, block, buf, *offset):
+        self._dev.readblocks(self._at(block, len(buf), *offset), buf, *offset)
 
-    def writeblocks(self, block, buf, offset=None):
-        block = self._check(block, offset or 0, len(buf))
+    def writeblocks(self, block, buf, *offset):
+        block = self._at(block, len(buf), *offset)
         self.writes += 1
-        if offset is None:
-            return self._dev.writeblocks(block, buf)
-        return self._dev.writeblocks(block, buf, offset)
+        self._dev.writeblocks(block, buf, *offset)
 
     def ioctl(self, op, arg):
         if op == COUNT:
             return self.count
         if op == ERASE:
-            arg = self._check(arg, 0, self.size)
-            self.erases += 1
+            arg = self._at(arg, self.size)
         return self._dev.ioctl(op, arg)
-
-    @property
-    def mapped(self):
-        """Whether view() works: the device is memory mapped."""
-        return self._dev.mapped
 
     def erase_blocks(self, first, count):
         """Erase blocks, with as few commands as the device can."""
-        self._check(first, 0, count * self.size)
-        self.erases += count
-        self._dev.erase_blocks(self._first + first, count)
+        self._dev.erase_blocks(self._at(first, count * self.size), count)
 
     def view(self, offset, length):
         """Return a view of the window's bytes [offset, offset + length), without a copy."""
-        size = self.size
-        if offset < 0 or length < 0 or offset + length > self.count * size:
-            raise OSError(EPERM)
-        return self._dev.view(self._first * size + offset, length)
-
-
-class UserArea:
-    """A disk as if its blocks [first, end) were not there, for file systems and applications.
-
-    The other blocks keep their numbers, so partitions stay where they are; when nothing useful
-    follows them the disk just ends before them. Whatever touches one of them is refused with
-    OSError(EPERM) before the disk is asked.
-    """
-
-    # How many calls are under way, on any disk: code that interrupts one keeps its hands off.
-    busy = 0
-
-    def __init__(self, dev, first, end):
-        self._dev = dev
-        self._first = first
-        self._end = end
-        self.name = dev.name
-        self.count, self.size = geometry(dev)
-        # A tail that is not even a unit long is what rounding has left.
-        if (self.count - end) * self.size < 4096:
-            self.count = first
-
-    def _transfer(self, method, block, buf, offset):
-        first = block * self.size + (offset or 0)
-        end = first + len(buf)
-        if (
-            first < 0
-            or end > self.count * self.size
-            or (first < self._end * self.size and end > self._first * self.size)
-        ):
-            raise OSError(EPERM, self.name)
-        if offset is None:
-            return self._use(method, block, buf)
-        return self._use(method, block, buf, offset)
-
-    def _use(self, method, *args):
-        UserArea.busy += 1
-        try:
-            return method(*args)
-        finally:
-            UserArea.busy -= 1
-
-    def readblocks(self, block, buf, offset=None):
-        return self._transfer(self._dev.readblocks, block, buf, offset)
-
-    def writeblocks(self, block, buf, offset=None):
-        return self._transfer(self._dev.writeblocks, block, buf, offset)
-
-    # Blocks of a disk need no erasing.
-    def ioctl(self, op, arg):
-        if op == COUNT:
-            return self.count
-        return 0 if op == ERASE else self._use(self._dev.ioctl, op, arg)
+        # Not by _at(): the inspection asks this for every block.
+        if offset < 0 or offset + length > self.count * self.size:
+            raise OSError(_EPERM)
+        return self._dev.view(self._first * self.size + offset, length)
 
 
 class Scratch:
@@ -202,17 +146,36 @@ class Scratch:
     After a command that did not end in time its buffer is dropped: a controller that was
     stopped should leave memory alone, but not every one does, and what is verified in this
     buffer goes into flash.
+
+    left: how many bytes of copies may still be read into it, None: any number (I11); spent:
+    whether a read was left out for that.
     """
 
     def __init__(self, size):
         self._size = size
         self._buf = None
+        self.left = None
+        self.spent = False
 
     def get(self):
         """Return the memoryview; valid until the next drop()."""
         if self._buf is None:
             self._buf = memoryview(bytearray(self._size))
         return self._buf
+
+    def short(self, kept=0):
+        """Return whether no read is left but so many that are kept for others."""
+        short = self.left is not None and self.left < (kept + 1) * self._size
+        self.spent |= short
+        return short
+
+    def take(self):
+        """Return the memoryview for a read that counts, or None when no bytes are left."""
+        if self.short():
+            return None
+        if self.left is not None:
+            self.left -= self._size
+        return self.get()
 
     def drop(self):
         """Never use this buffer again."""

@@ -1,206 +1,121 @@
-"""S2: which disks are members, and which of them hold the backup of a given build."""
+"""S2: whose the disks are, and which of them hold the backup of a given build."""
 
-from errno import EIO, ETIMEDOUT
+from binascii import hexlify
 
-from . import region as regions
-from .blockdev import INIT, Checked, Scratch
-from .errors import LifeboatError
+from .members import CLAIMED, FAILED, LEVEL, NEW, OURS
 
 
-def disk_error(error):
-    """Return the reason code for an OSError of a disk."""
-    return "disk-timeout" if error.errno == ETIMEDOUT else "disk-failed"
+def choose_own(members, trust, findings, adopt=None):
+    """Decide which members are the controller's own (I9, I10); the others are only read.
 
-
-class Member:
-    """A disk as the policy sees it.
-
-    state: one of format.md section 4; region: its Region or None; newest: the newest commit
-    record, whose manifest may still be bad; newer_format: slots of a format that this lifeboat
-    does not know and must not overwrite; unreadable: slots whose record can't be read; unit: a
-    Scratch of one unit, the same for all, since a small heap has few places for one. A disk
-    that failed once is not asked again.
+    The memory decides. Before it has begun it is the only set that is here, on regions that lie
+    as they are made, with a head and a tail that agree. adopt: the set id that a person named.
+    Returns whether the own set is known.
     """
-
-    def __init__(self, disk, report, unit):
-        self.disk = disk
-        self.unit = unit
-        self.name = disk.name
-        self.region = None
-        self.state = "no-region"
-        self.newest = None
-        self.newest_slot = None
-        self.records = []
-        self.newer_format = []
-        self.unreadable = []
-        self._report = report
-
-    @property
-    def usable(self):
-        """Whether it may be read."""
-        return self.region is not None and self.state != "failed"
-
-    @property
-    def home(self):
-        """Whether it may also be written."""
-        return self.usable and self.state != "foreign"
-
-    def holds(self, build):
-        """Return whether a commit record is of this build."""
-        return any(r and r.build == build for r in self.records)
-
-    def fail(self, error):
-        """Note that the disk gave an OSError, and leave it alone from now on."""
-        self.unit.drop()
-        self.state = "failed"
-        self._report.reason(disk_error(error), self.name, str(error.errno))
-
-    def io_error(self, error):
-        """Note an OSError of one read: a bad sector leaves the disk in use, all else does not."""
-        if error.errno == EIO:
-            self._report.reason("disk-failed", self.name, str(EIO))
-        else:
-            self.fail(error)
-
-    def open(self, lbas, tries):
-        """Find the region and read its commit records; tries: how often to wait for the disk."""
-        try:
-            while tries > 1 and not self._ready():
-                tries -= 1
-            self.disk.ioctl(INIT, 0)
-            self.region = regions.find(self.disk, lbas, self.unit.get())
-            if self.region:
-                self.scan()
-        except LifeboatError as error:
-            self._report.reason(error.code, self.name, error.detail)
-        except OSError as error:
-            self.fail(error)
-
-    def _ready(self):
-        try:
-            self.disk.ioctl(INIT, 0)
-        except OSError as error:
-            if error.errno == ETIMEDOUT:
-                return False
-            raise
-        return True
-
-    def scan(self):
-        """Read the commit records: records[slot] is a Commit or None. Raises OSError."""
-        self.state = "stale"
-        self.records = []
-        self.newest = None
-        unit = self.unit.get()
-        for slot in range(self.region.slots):
-            commit = None
-            try:
-                commit = self.region.commit(slot, unit)
-            except LifeboatError as error:
-                if error.code != "commit-magic":
-                    self._report.reason(error.code, self.name, "slot %d" % slot)
-                if error.code == "commit-version":
-                    self.newer_format.append(slot)
-            except OSError as error:
-                if error.errno != EIO:
-                    raise
-                self.unreadable.append(slot)
-                self.io_error(error)
-            self.records.append(commit)
-            if commit and (not self.newest or commit.generation > self.newest.generation):
-                self.newest = commit
-                self.newest_slot = slot
-
-
-def survey(disks, lbas, report, tries=1):
-    """Open every disk; return the list of Members, in the order of the disks.
-
-    tries: how often to wait for a disk that is not ready. Intact code waits once; without a
-    disk damaged code is lost, and a large disk may need several times its driver's patience
-    to spin up.
-    """
-    unit = Scratch(regions.UNIT)
-    members = []
-    for i, disk in enumerate(disks):
-        member = Member(Checked(disk, "disk%d" % i), report, unit)
-        member.open(lbas, tries)
-        members.append(member)
-    return members
-
-
-def choose_home(members, build, report):
-    """Mark as foreign all members that are not of the controller's own set.
-
-    A disk from another controller may be attached, and the controller keeps no name of its
-    own set. Its set is the one that holds the build in flash (None when that is unknown),
-    else the one with most members here, else the one with the newest copy, else the first.
-    """
-    sets = {}
+    memory = trust.memory
+    set_id = adopt or memory.set_id or memory.state != "ok" and _only_set(members, trust)
+    seen, names, own = set(), set(), False
     for member in members:
-        if member.usable:
-            sets.setdefault(member.region.set_id, []).append(member)
-    best = own = None
-    for member in members:
-        same = member.usable and sets.pop(member.region.set_id, None)
-        if same:
-            rank = (
-                any(m.holds(build) for m in same),
-                len(same),
-                max(m.newest.generation if m.newest else 0 for m in same),
-            )
-            if best is None or rank > best:
-                best, own = rank, same
-    if own is None:
-        return
-    for member in members:
-        if member.usable and member not in own:
-            member.state = "foreign"
-    _report_missing(members, own[0].region, report)
+        region = member.region
+        if not member.readable:
+            continue
+        names.add(hexlify(region.set_id[:4]).decode())
+        if region.set_id != set_id:
+            continue
+        # Of two that say they are the same disk only the first is.
+        ours = region.region_id not in seen and _is_ours(member, trust, adopt)
+        if ours:
+            seen.add(region.region_id)
+        if not member.readable:
+            continue
+        own = True
+        member.reach = OURS
+        if not ours:
+            member.reach = NEW
+            member.tell("member-new")
+        elif region.claimed:
+            member.reach = CLAIMED
+            member.tell("region-claimed")
+        elif region.read_only:
+            member.tell("region-version")
+    if names and not own:
+        named = trust.remembers or adopt
+        findings.reason("set-other" if named else "set-unclear", "", " ".join(sorted(names)))
+    _report_missing(members, set_id, memory, findings)
+    return own
 
 
-def is_own(members, build):
-    """Return whether the home members are of the controller's own set beyond doubt.
-
-    They are when no other set is here, or when only they hold this build.
-    """
-    others = [m for m in members if m.usable and not m.home]
-    return not others or (
-        any(m.holds(build) for m in members if m.home) and not any(m.holds(build) for m in others)
+# Whether a member of the own set may be written. The memory knows it by its ids and place. Else
+# its head and tail have to agree, and unless a person named the set it has to look as it was made;
+# on a board with a memory an LBA of board.py is no such place (I10).
+def _is_ours(member, trust, adopt):
+    region = member.region
+    if adopt or trust.remembers:
+        return region.known or (adopt and region.agreed)
+    return (
+        region.agreed
+        and (region.place != "lba" or trust.memory.state == "none")
+        and member.attempt(region.looks_made, member.unit.get())
     )
 
 
+# The set id of the only set that is here, or None. One that holds code for this board counts
+# before those that hold none.
+def _only_set(members, trust):
+    holding, empty = set(), set()
+    for member in members:
+        if member.readable and member.region.agreed:
+            set_id = member.region.set_id
+            empty.add(set_id)
+            for copy in member.copies:
+                if copy.load(trust):
+                    holding.add(set_id)
+                    break
+    sets = holding or empty
+    return sets.pop() if len(sets) == 1 else None
+
+
 # A failed disk whose region could not be read may be any of those that seem to be missing.
-def _report_missing(members, region, report):
-    unread = sum(member.state == "failed" and member.region is None for member in members)
-    here = [m.region.member for m in members if m.region and m.region.set_id == region.set_id]
-    missing = [index for index in range(region.members) if index not in here]
-    for index in missing[unread:]:
-        report.missing(index, region.members)
+def _report_missing(members, set_id, memory, findings):
+    known = set_id and set_id == memory.set_id
+    count = min(memory.members[0][6], 64) if known else 0
+    here, unread = set(), 0
+    for member in members:
+        region = member.region
+        if region is None:
+            unread += member.reach == FAILED
+        elif region.set_id == set_id and (region.known or member.reach == OURS or not known):
+            here.add(region.member)
+            count = count or region.members
+    for index in range(count):
+        if index not in here:
+            unread -= 1
+            if unread < 0:
+                findings.missing(index, count)
 
 
-def check(members, manifest):
-    """Set the state of every home member that holds the backup of this manifest to level.
+def check(members, manifest, trust):
+    """Note for every own member whether it holds the backup of this manifest.
 
-    Reads one manifest per member and no block.
+    Reads one manifest per member, two when its newest copy is of other code, and no block.
     """
     for member in members:
-        if not (member.home and member.newest):
-            continue
-        # The same build signed anew has a copy of the same generation.
-        for slot, commit in enumerate(member.records):
-            if (
-                commit
-                and commit.generation == member.newest.generation
-                and commit.describes(manifest)
-                and _holds(member, slot, manifest)
-            ):
-                member.newest, member.newest_slot = commit, slot
-                member.state = "level"
-                break
+        newest = holding = None
+        for copy in member.copies if member.reach == OURS else ():
+            if copy.commit:
+                newest = _newer(copy, newest)
+                if copy.holds(manifest):
+                    holding = _newer(copy, holding)
+        # Should the memory be lost one day, the generation says which code ran last: when the
+        # newest copy is of other code, this code needs a newer one. What only claims to be newer
+        # does not count, and builds that the memory knows are in its order.
+        if holding and (
+            newest.commit.order == holding.commit.order
+            or trust.memory.age(newest.commit.build) >= 0
+            or not newest.load(trust)
+        ):
+            member.backup = LEVEL
 
 
-def _holds(member, slot, manifest):
-    try:
-        return member.region.holds_manifest(slot, manifest, member.unit.get())
-    except OSError as error:
-        member.io_error(error)
-        return False
+def _newer(copy, other):
+    return copy if other is None or copy.commit.order > other.commit.order else other

@@ -2,21 +2,20 @@
 
 from errno import EIO
 
-from .errors import LifeboatError
-
 
 class Inspection:
     """What an inspection found.
 
     manifest: the trusted Manifest in flash, or None; manifest_state: ok, padding or bad;
-    code: why it is bad; bad: numbers of the damaged blocks, ascending.
+    why: the code that says why it is bad, with detail; bad: numbers of the damaged blocks,
+    ascending.
     """
 
-    def __init__(self):
+    def __init__(self, why=None, detail=""):
         self.manifest = None
         self.manifest_state = "bad"
-        self.code = None
-        self.detail = ""
+        self.why = why
+        self.detail = detail
         self.bad = []
 
     @property
@@ -26,12 +25,17 @@ class Inspection:
 
     @property
     def damaged(self):
-        """Whether there is something to repair."""
+        """Whether there is something to repair. Whole code of a newer format is not damage, and
+        what must not be written is not repaired: a person has to decide about them."""
+        if self.why in ("manifest-version", "policy") or (
+            self.manifest and self.manifest.read_only
+        ):
+            return False
         return not self.intact or self.manifest_state != "ok"
 
 
 def damaged_blocks(flash, manifest, blocks=None):
-    """Return the numbers of the blocks whose CRC-32 is not the manifest's.
+    """Return the numbers of the blocks that are not the manifest's.
 
     blocks: which to look at, default all. A block that reads with EIO is damaged: an erase may
     cure what error correction could not. Raises other OSErrors of the flash driver.
@@ -48,24 +52,16 @@ def damaged_blocks(flash, manifest, blocks=None):
             if error.errno != EIO:
                 raise
         bad.append(i)
-    return bad
+    return flash.look(manifest, blocks, bad) if flash.look else bad
 
 
-def inspect(flash, product):
-    """Inspect all embedded code; raises OSError as the flash driver does."""
+def inspect(flash, trust):
+    """Inspect all embedded code.
+
+    Raises LifeboatError with why no manifest in flash can be trusted, OSError as the driver does.
+    """
     found = Inspection()
-    try:
-        manifest, blank = flash.manifest()
-        manifest.accept(product, flash.block_size, flash.manifest_block)
-    except LifeboatError as error:
-        found.code, found.detail = error.code, error.detail
-        return found
-    except OSError as error:
-        if error.errno != EIO:
-            raise
-        found.code, found.detail = "flash-failed", "manifest"
-        return found
-    found.manifest = manifest
+    found.manifest, blank = flash.manifest(trust)
     found.manifest_state = "ok" if blank else "padding"
-    found.bad = damaged_blocks(flash, manifest)
+    found.bad = damaged_blocks(flash, found.manifest)
     return found

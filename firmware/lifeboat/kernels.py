@@ -6,10 +6,6 @@
     blank(buf)                          True when every byte is 0xFF (and when there are none)
     poll32(addr, mask, want, spins)     reads the device register at addr up to `spins` times,
                                         until (word & mask) == want; says whether that came
-    copy32(addr, buf, offset, nbytes)   stores buf[offset:offset+nbytes] as 32-bit words to the
-                                        ascending device addresses from addr; 4 divides addr
-                                        and nbytes
-    wait32(addr, mask, want, ms)        poll32 with a deadline in milliseconds
     fence()                             orders memory and device accesses before and after it,
                                         where the kernels of the architecture can
 
@@ -27,36 +23,19 @@ kernels_viper_crc elsewhere; kernels_plain where there is no emitter.
 # ruff: noqa: F401
 
 import sys
-from time import ticks_add, ticks_diff, ticks_ms
 
 from micropython import const
 
 _RV32IMC = const(11)
 
-# Enough polls that most waits end without a look at the clock, few enough for a deadline in ms.
-_SPINS = const(2000)
-
 # The native architecture that this interpreter runs, 0 for none (bits 10 to 13, see mpconfig's
 # MPY_FILE_HEADER_INT).
-_arch = getattr(sys.implementation, "_mpy", 0) >> 10 & 15
+arch = getattr(sys.implementation, "_mpy", 0) >> 10 & 15
 
-if _arch == _RV32IMC:
+if arch == _RV32IMC:
     from lifeboat.kernels_rv32 import blank, crc16, crc32, fence, poll32
-    from lifeboat.kernels_viper import copy32
-elif _arch:
-    from lifeboat.kernels_viper import blank, copy32, poll32
-    from lifeboat.kernels_viper_crc import crc16, crc32, fence
+elif arch:
+    from lifeboat.kernels_viper import blank
+    from lifeboat.kernels_viper_crc import crc16, crc32, fence, poll32
 else:
-    from lifeboat.kernels_plain import blank, copy32, crc16, crc32, fence, poll32
-
-
-# The register is looked at once more after the deadline: time may have passed while the machine
-# did something else.
-def wait32(addr, mask, want, ms):
-    if poll32(addr, mask, want, _SPINS):
-        return True
-    end = ticks_add(ticks_ms(), ms)
-    while ticks_diff(end, ticks_ms()) > 0:
-        if poll32(addr, mask, want, _SPINS):
-            return True
-    return poll32(addr, mask, want, 1)
+    from lifeboat.kernels_plain import blank, crc16, crc32, fence, poll32

@@ -59,3 +59,12 @@ def crc16(buf, crc=0):
 # Machines that reorder memory and device accesses need more than this to do DMA.
 def fence():
     pass
+
+
+@micropython.viper
+def poll32(addr: ptr32, mask: int, want: int, spins: int) -> bool:
+    while spins:
+        if addr[0] & mask == want:
+            return True
+        spins -= 1
+    return False

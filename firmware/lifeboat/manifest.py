@@ -1,8 +1,7 @@
 """The manifest: which bytes the embedded code consists of. Format: format.md section 2."""
 
-from binascii import hexlify
 from hashlib import sha256
-from struct import calcsize, unpack_from
+from struct import unpack_from
 
 from micropython import const
 
@@ -10,131 +9,160 @@ from .errors import LifeboatError
 from .kernels import crc32
 
 # format.md section 2: magic major minor header_size total_size block_size block_count
-# segment_count signature_type signature_size security_counter - product version -
-HEADER = "<8sBBHIIIHHII4x32s24s32x"
-SEGMENT = "<24sIII12x"  # name kind offset size -
+# segment_count signature_type signature_size security_counter extension_size product version
+# incompat ro_compat memory_blocks manifest_blocks
+_HEADER = const("<8sBBHIIIHHIII32s24sIIHH")
+_SEGMENT = const("<24sIII")  # name kind offset size
 
-_HEADER_SIZE = calcsize(HEADER)
-_SEGMENT_SIZE = calcsize(SEGMENT)
+_HEADER_SIZE = const(128)
+_SEGMENT_SIZE = const(48)
 
-MAX_SIZE = const(65536)
-ROMFS = const(2)
-_MAGIC = b"LBMANIF\n"
+_MAX_SIZE = const(1048576)
 _MAJOR = const(1)
 _PIECE = const(4096)
 _MAX_SEGMENTS = const(64)
+_MAX_REST = const(8192)  # extensions and signature
+# All that does not grow with the number of blocks, and what rounds up.
+_MOST = const(128 + 64 * 48 + 8192 + 4 + 4095)
 
 
-def _text(field):
-    text = field.rstrip(b"\0")
-    if not text or b"\0" in text:
-        raise LifeboatError("manifest-field", "text")
+def text(field, code):
+    """Return the text of a field; raises LifeboatError(code) when it breaks a rule for texts."""
+    raw = field.rstrip(b"\0")
+    last = 0
+    for c in raw:  # of bytes: to make a character of each costs thousands of instructions
+        # Control characters; the ones above 0x7F are two bytes.
+        if c < 32 or c == 127 or last == 0xC2 and c < 0xA0:
+            raw = b""
+        last = c
     try:
-        return str(text, "utf-8")
+        if raw:
+            return str(raw, "utf-8")
     except UnicodeError:
-        raise LifeboatError("manifest-field", "text") from None
+        pass
+    raise LifeboatError(code)
+
+
+def limit(blocks):
+    """Return the most bytes, in whole 4096s, of a manifest for a flash of so many blocks."""
+    return min(_MOST + 36 * blocks & -_PIECE, _MAX_SIZE)
+
+
+# Checks just enough to believe total_size, and returns it.
+def _size(head, most=_MAX_SIZE):
+    if bytes(head[:8]) != b"LBMANIF\n" or len(head) < _HEADER_SIZE:
+        raise LifeboatError("manifest-magic")
+    size = unpack_from("<I", head, 12)[0]
+    if not _HEADER_SIZE <= size <= most:
+        raise LifeboatError("manifest-size")
+    return size
+
+
+def load(read, room, head):
+    """Return the Manifest that read() gives.
+
+    read(start, view) fills a memoryview with the first bytes there are; those before start are
+    there already. Both are whole 4096s. room: bytes there are to read, a multiple of 4096; a
+    longer manifest raises LifeboatError(manifest-size) before anything beyond is read. head:
+    scratch of 4096 bytes.
+    """
+    head[0] = 0  # a disk that leaves it alone is found out
+    read(0, head)
+    size = _size(head, room)
+    if size <= _PIECE:
+        return Manifest(bytes(head[:size]))  # not the whole piece: it stays
+    raw = memoryview(bytearray(size + _PIECE - 1 & -_PIECE))
+    raw[:_PIECE] = head
+    read(_PIECE, raw)
+    return Manifest(raw[:size])
 
 
 class Manifest:
     """A manifest that keeps every rule of its format.
 
-    raw: the bytes, total_size of them, kept, not copied. Raises LifeboatError with one of
-    the manifest-* codes.
+    raw: the bytes, kept, not copied; sizes: how many they are, block_size, block_count. build: the
+    build id. read_only: what it describes may run, but neither be repaired nor backed up by this
+    version. memory_blocks, manifest_blocks: how many blocks of the flash these take. end: where
+    the signature begins. Raises LifeboatError with one of the manifest-* codes.
     """
 
     def __init__(self, raw):
-        total = self._size(raw)
+        total = _size(raw)
         if total != len(raw):
             raise LifeboatError("manifest-size")
-        view = memoryview(raw)
-        if crc32(view[: total - 4]) != unpack_from("<I", raw, total - 4)[0]:
+        self.raw = raw = memoryview(raw)
+        if crc32(raw[:-4]) != unpack_from("<I", raw, total - 4)[0]:
             raise LifeboatError("manifest-crc")
-        # Only now: a damaged version number is damage, a whole manifest of another one is not.
-        if raw[8] != _MAJOR:
-            raise LifeboatError("manifest-version", str(raw[8]))
         (
-            _,
-            _,
-            _,
-            header_size,
-            _,
-            self.block_size,
-            self.block_count,
-            segments,
-            signature_type,
-            signature_size,
-            self.security_counter,
-            product,
-            version,
-        ) = unpack_from(HEADER, raw, 0)
-        crcs = header_size + segments * _SEGMENT_SIZE
-        body = crcs + self.block_count * 36
+            _, major, minor, header_size, _, block_size, block_count, segments,
+            signature_type, signature_size, self.security_counter, extensions, product, version,
+            incompat, self.read_only, self.memory_blocks, own_blocks,
+        ) = unpack_from(_HEADER, raw)  # fmt: skip
+        # Only now: a damaged version number is damage, a whole manifest of another one is not.
+        if major != _MAJOR or incompat:
+            raise LifeboatError("manifest-version", str(major))
+        self._crcs = crcs = _HEADER_SIZE + segments * _SEGMENT_SIZE
+        self._digests = crcs + block_count * 4
+        body = crcs + block_count * 36
+        self.manifest_blocks = own_blocks = own_blocks or 1
         if (
             header_size != _HEADER_SIZE
-            or total != body + signature_size + 4
-            or total > self.block_size
+            or total != body + extensions + signature_size + 4
+            or extensions + signature_size > _MAX_REST
+            or not (own_blocks - 1) * block_size < total <= own_blocks * block_size
         ):
             raise LifeboatError("manifest-size")
         if (
-            self.block_size % 4096
-            or not self.block_count
+            block_size % _PIECE
+            or not block_count
             or not 0 < segments <= _MAX_SEGMENTS
-            or (signature_type == 0 and signature_size)
+            or signature_type != (signature_size > 0)
+            or self.memory_blocks % 2
+            or extensions % 4
         ):
-            raise LifeboatError("manifest-field", "header")
-        self.raw = view
-        self.product = _text(product)
-        self.version = _text(version)
-        self.segments = self._segments(header_size, segments)
-        self.build = sha256(view[:body]).digest()
-        self._crcs = crcs
-        self._digests = crcs + self.block_count * 4
+            raise LifeboatError("manifest-field")
+        self.block_size = block_size
+        self.block_count = block_count
+        self.sizes = total, block_size, block_count
+        self.end = end = body + extensions
+        self._check_extensions(body, end)
+        self.product = text(product, "manifest-field")
+        self.version = text(version, "manifest-field")
+        self.segments = self._segments()
+        # The same code signed in another way, or not at all, is the same build.
+        head = bytearray(raw[:32])
+        if minor >= 2:
+            head[12:16] = bytes(4)  # total_size
+            head[26:32] = bytes(6)  # signature_type, signature_size
+        digest = sha256(head)
+        digest.update(raw[32:end])
+        self.build = digest.digest()
 
-    # Checks just enough to believe total_size, and returns it.
-    @staticmethod
-    def _size(head):
-        if len(head) < _HEADER_SIZE or bytes(head[:8]) != _MAGIC:
-            raise LifeboatError("manifest-magic")
-        size = unpack_from("<I", head, 12)[0]
-        if not _HEADER_SIZE <= size <= MAX_SIZE:
-            raise LifeboatError("manifest-size", str(size))
-        return size
+    # An extension that must be known makes this a manifest of a newer format: the only one that
+    # there is, a key set, need not be (owner.py reads it).
+    def _check_extensions(self, at, end):
+        while at != end:
+            if end - at < 8:
+                raise LifeboatError("manifest-field")
+            _, flags, size = unpack_from("<HHI", self.raw, at)
+            if flags & 1:
+                raise LifeboatError("manifest-version")
+            at += 8 + (size + 3 & -4)
 
-    @classmethod
-    def load(cls, read, room):
-        """Read a manifest with read(offset, buffer); offsets and lengths are whole 4096s.
-
-        room: bytes there are to read, a multiple of 4096; a longer manifest raises
-        LifeboatError(manifest-size) before anything beyond is read.
-        """
-        head = bytearray(_PIECE)
-        read(0, head)
-        size = cls._size(head)
-        if size > room:
-            raise LifeboatError("manifest-size", str(size))
-        if size <= _PIECE:
-            return cls(bytes(memoryview(head)[:size]))  # not the whole piece: it stays
-        raw = bytearray((size + _PIECE - 1) // _PIECE * _PIECE)
-        raw[:_PIECE] = head
-        read(_PIECE, memoryview(raw)[_PIECE:])
-        return cls(memoryview(raw)[:size])
-
-    def _segments(self, offset, count):
-        segments = []
-        names = set()
-        end = 0
-        for i in range(count):
-            at = offset + i * _SEGMENT_SIZE
-            name, kind, start, size = unpack_from(SEGMENT, self.raw, at)
-            name = _text(name)
+    # (name, kind, first byte, size) of all.
+    def _segments(self):
+        found, names, end = [], [], 0
+        for at in range(_HEADER_SIZE, self._crcs, _SEGMENT_SIZE):
+            name, kind, start, size = unpack_from(_SEGMENT, self.raw, at)
+            name = text(name, "manifest-field")
             if name in names or start % 16 or start < end or not size:
                 raise LifeboatError("manifest-field", name)
-            names.add(name)
+            names.append(name)
             end = start + size
-            segments.append((name, kind, start, size))
+            found.append((name, kind, start, size))
         if end > self.block_count * self.block_size:
-            raise LifeboatError("manifest-field", "segment beyond the last block")
-        return segments
+            raise LifeboatError("manifest-field", name)
+        return found
 
     def crc(self, block):
         """Return the CRC-32 that a block must have."""
@@ -144,19 +172,11 @@ class Manifest:
         """Return whether data has the CRC-32 that a block must have."""
         return crc32(data) == self.crc(block)
 
-    def matches(self, block, data):
-        """Return whether data has the SHA-256 that a block must have."""
+    def digest(self, block):
+        """Return the SHA-256 that a block must have."""
         at = self._digests + 32 * block
-        return sha256(data).digest() == self.raw[at : at + 32]
+        return bytes(self.raw[at : at + 32])
 
-    @property
-    def build_name(self):
-        """The first 12 hex digits of the build id, as people see it."""
-        return hexlify(self.build[:6]).decode()
-
-    def accept(self, product, block_size, manifest_block):
-        """Raise LifeboatError unless this is code for the board with these numbers."""
-        if self.product != product:
-            raise LifeboatError("manifest-product", self.product)
-        if self.block_size != block_size or self.block_count > manifest_block:
-            raise LifeboatError("manifest-board", "%d x %d" % (self.block_count, self.block_size))
+    def right(self, block, data):
+        """Return whether data is the block, by both sums: only then good bytes may go for it."""
+        return self.crc_matches(block, data) and sha256(data).digest() == self.digest(block)

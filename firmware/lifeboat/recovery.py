@@ -1,38 +1,16 @@
 """S4: put the backup back into flash, damaged blocks only."""
 
-from errno import EIO
+from micropython import const
 
 from .errors import LifeboatError
 from .inspecting import damaged_blocks
-from .region import UNIT
+from .members import copies
 
+# How often the repair of a block is tried, all power-ons together; a person may try again.
+_TRIES = const(3)
 
-class Copy:
-    """A slot that may hold a copy of blocks: which member, which slot.
-
-    bad: blocks of it that should be right but are not.
-    """
-
-    def __init__(self, member, slot):
-        self.member = member
-        self.slot = slot
-        self.bad = set()
-
-    def read(self, block, scratch, good):
-        """Read a block; return whether good(block, data) holds. A failing disk is dropped."""
-        region = self.member.region
-        buf = scratch.get()
-        at = region.block_at(self.slot, block, len(buf))
-        if at + len(buf) > region.slot_at(self.slot) + region.slot_size:
-            return False
-        try:
-            region.read(at, buf)
-        except OSError as error:
-            self.member.io_error(error)
-            if error.errno != EIO:
-                scratch.drop()
-            return False
-        return good(block, buf)
+# How many copies that may come back are always read, before others and whatever they hold (I11).
+_SURE = const(4)
 
 
 class Plan:
@@ -40,184 +18,216 @@ class Plan:
 
     bad: damaged blocks; sources: block -> Copy; lost: blocks without a good copy;
     manifest_copy: Copy whose manifest goes into flash, or None when flash's is to stay;
-    older: whether a newer build could not be made whole.
+    older: reason code when it is not the
+    code that ran last; good: what a copy's block must pass before
+    the first erase.
     """
 
-    def __init__(self, manifest, bad, manifest_copy):
+    def __init__(self, manifest, bad, manifest_copy, members, trust, own=False):
         self.manifest = manifest
         self.bad = bad
         self.manifest_copy = manifest_copy
-        self.copies = []
         self.sources = {}
         self.lost = []
-        self.older = False
+        self.older = ""
+        self.good = manifest.crc_matches
+        # Copies that claim to hold the build, those of the own set first: only their blocks are
+        # expected to be right, but any slot with the right bytes will do.
+        # (In two lists: MicroPython's sort() leaves equals in any order.)
+        self.claims, others, self._rest = [], [], []
+        back = 0
+        for copy in copies(members):
+            mine = copy.member.own
+            if copy.claims(manifest) and (mine or not own):
+                (self.claims if mine else others).append(copy)
+            elif not own:
+                self._rest.append(copy)
+                if copy.commit:
+                    back += trust.may_restore(copy.commit.build, mine)
+        self.claims += others
+        # Reads that are left for other copies that may come back, before any slot is tried at all.
+        self._kept = min(max(0, _SURE - len(self.claims)), back) * manifest.block_count
 
+    def fetch(self, block, scratch, good):
+        """Return a Copy of a block for which good(block, data) holds, bytes in scratch; or None.
 
-# All slots of all members, those that claim to hold the build first: only their copies are
-# expected to be right, but any copy with the right bytes will do.
-def _copies(members, manifest):
-    claim, other = [], []
-    for member in members:
-        if member.usable:
-            for slot, commit in enumerate(member.records):
-                copies = claim if commit and commit.describes(manifest) else other
-                copies.append(Copy(member, slot))
-    return claim, other
+        A copy that fails goes to the end of the line, so that copies full of garbage cost a read
+        or two each, not one for every block.
+        """
+        for line, kept in (self.claims, 0), (self._rest, self._kept):
+            for _ in range(len(line)):
+                copy = line[0]
+                if scratch.short(kept):
+                    return None
+                if copy.read(block, scratch, good):
+                    return copy
+                if line is self.claims:
+                    copy.bad.add(block)
+                line.append(line.pop(0))
+        return None
 
+    def complete(self, scratch, all_blocks):
+        """Find a source for every damaged block, and return the plan; called again it goes on.
 
-# Find a copy of a block for which good(block, data) holds, and leave its bytes in scratch.
-def _fetch(plan, block, scratch, good):
-    claim, other = plan.copies
-    for copy in claim:
-        if copy.member.usable:
-            if copy.read(block, scratch, good):
-                return copy
-            copy.bad.add(block)
-    for copy in other:
-        if copy.member.usable and copy.read(block, scratch, good):
-            return copy
-    return None
-
-
-# Find a source for every damaged block. The first plan names all blocks that are lost; a further
-# one is of no use once a block is lost.
-def _complete(plan, members, scratch, further):
-    manifest = plan.manifest
-    plan.copies = _copies(members, manifest)
-
-    good = manifest.crc_matches
-    for block in plan.bad:
-        if further and plan.lost:
-            break
-        copy = _fetch(plan, block, scratch, good)
-        if copy:
-            plan.sources[block] = copy
-        else:
-            plan.lost.append(block)
-    return plan
-
-
-def repair_plan(manifest, bad, members, scratch):
-    """Return the Plan for damaged blocks of code that is to stay what it is; see assess()."""
-    return _complete(Plan(manifest, bad, None), members, scratch, False)
+        all_blocks: name every lost block; else stop at the first: the plan is of no use then.
+        """
+        for block in self.bad:
+            if block in self.sources or block in self.lost:
+                continue
+            copy = self.fetch(block, scratch, self.good)
+            if copy:
+                self.sources[block] = copy
+                continue
+            self.lost.append(block)
+            if not all_blocks or scratch.spent:
+                break
+        return self
 
 
 def bad_copies(plan, scratch):
-    """Return [(Copy, block)] of the copies of the plan's build that are to be rewritten.
+    """Return [(Copy, block)] of the own copies of the plan's build that are to be rewritten.
 
     Those that the repair met, and those of the same blocks that it did not need to read: what
     rotted in flash is not to rest on a single good copy afterwards.
     """
     bad = []
     good = plan.manifest.crc_matches
-    for copy in plan.copies[0]:
+    for copy in plan.claims:
+        if not copy.member.writable or copy.commit.read_only:
+            continue
         for block in plan.bad:
-            if not copy.member.home:
-                break
-            if block in copy.bad or not (
-                plan.sources[block] is copy or copy.read(block, scratch, good)
-            ):
+            right = plan.sources.get(block) is copy or copy.read(block, scratch, good)
+            if block in copy.bad or not right:
                 bad.append((copy, block))
     return bad
 
 
-# Manifests in slots, as (manifest, Copy): those of committed slots first, sets with more
-# members before others, newer before older, one of each build.
-def _backups(members, accept):
-    slots = []
-    for member in members:
-        if member.usable:
-            for slot, commit in enumerate(member.records):
-                generation = commit.generation if commit else 0
-                slots.append((member.state != "foreign", generation, Copy(member, slot)))
-    slots.sort(key=lambda s: (s[1] > 0, s[0], s[1]), reverse=True)
-    builds = set()
-    for _, _, copy in slots:
-        if not copy.member.usable:
-            continue
-        commit = copy.member.records[copy.slot]
-        if commit and commit.build in builds:
-            continue
-        try:
-            manifest = copy.member.region.manifest(copy.slot)
-            accept(manifest)
-        except LifeboatError:
-            continue
-        except OSError as error:
-            copy.member.io_error(error)
-            continue
-        if manifest.build not in builds:
-            builds.add(manifest.build)
-            yield manifest, copy
+# (manifest, Copy) of the builds that may come back, the newest first, one of each build.
+def _backups(members, trust):
+    found, builds = [], []
+    for copy in copies(members):
+        if copy.commit:
+            # Generations on disks of different sets don't compare; the own set counts first.
+            found.append((copy.member.own, trust.rank(copy.commit), -len(found), copy))
+    for own, _, _, copy in sorted(found, reverse=True):
+        build = copy.commit.build
+        if build not in builds and trust.may_restore(build, own):
+            manifest = copy.load(trust)
+            if manifest and trust.leaves_memory(manifest):
+                builds.append(build)
+                yield manifest, copy
 
 
-def assess(flash, found, members, product, scratch):
-    """Return the Plan that makes flash whole again; plan.lost tells when none does.
+def assess(flash, found, members, trust, scratch):
+    """Return the Plan that makes flash whole again; plan.lost tells when none does; None: nothing
+    to restore is here.
 
     found: the Inspection; scratch: a Scratch of one block. Nothing is written. First choice is the
-    code that is in flash now; when some block of it has no good copy anywhere, the newest
-    backup that is whole: an older version that runs is better than none.
+    code that is in flash now; when some block of it has no good copy anywhere, the newest known
+    backup that is whole: an older version that runs is better than none. What the memory does not
+    know never takes the place of what the flash names.
     """
-
-    def accept(manifest):
-        manifest.accept(product, flash.block_size, flash.manifest_block)
-
-    first = None
-    if found.manifest:
-        first = repair_plan(found.manifest, found.bad, members, scratch)
+    first, flashed = None, found.manifest
+    builds = trust.memory.builds
+    if flashed:
+        first = Plan(flashed, found.bad, None, members, trust)
+        first.complete(scratch, not builds)
         if found.manifest_state == "padding":
-            first.manifest_copy = manifest_copy_of(members, found.manifest)
-        if not first.lost:
+            first.manifest_copy = manifest_copy_of(members, flashed)
+        if not first.lost or not builds:
             return first
-    for manifest, copy in _backups(members, accept):
-        if found.manifest and manifest.build == found.manifest.build:
+    for manifest, copy in _backups(members, trust):
+        if flashed and manifest.build == flashed.build:
             continue
-        plan = Plan(manifest, damaged_blocks(flash, manifest), copy)
-        _complete(plan, members, scratch, bool(first))
-        plan.older = bool(first)
-        if not plan.lost:
+        # Bytes of the build that ran last are right whoever has them; others come from the own
+        # set.
+        newest = builds and manifest.build == builds[-1][0]
+        plan = Plan(manifest, damaged_blocks(flash, manifest), copy, members, trust, not newest)
+        # It may put other code over good blocks: every source is hashed before the first erase.
+        plan.good = manifest.right
+        if first or (builds and not newest):
+            known = not builds or trust.memory.age(manifest.build) >= 0
+            plan.older = "older-build" if known else "other-build"
+        if not plan.complete(scratch, False).lost:
             return plan
         first = first or plan
-    return first
+    return first and first.complete(scratch, True)  # the report lists all that is lost
 
 
-# The manifest in flash is good, what follows it is not: its block may be erased only when a
-# disk has the manifest too.
 def manifest_copy_of(members, manifest):
-    for copy in _copies(members, manifest)[0]:
-        if not copy.member.usable:
-            continue
-        try:
-            if copy.member.region.holds_manifest(copy.slot, manifest, bytearray(UNIT)):
-                return copy
-        except OSError as error:
-            copy.member.io_error(error)
+    """Return a Copy that has this manifest, or None.
+
+    The manifest in flash is good, what follows it is not: its block may be erased only when a
+    disk has the manifest too.
+    """
+    for copy in copies(members):
+        if copy.holds(manifest):
+            return copy
     return None
 
 
-def act(flash, plan, scratch, report):
+def act(flash, plan, scratch, findings, memory):
     """Carry out a Plan without lost blocks; raises LifeboatError or OSError when it fails.
 
     Order: blocks, then the manifest. A power cut before the manifest block is touched leaves
     the old manifest or none, and the next assessment comes to the same plan for what is left;
     one while it is written leaves none, and all blocks right.
+
+    A copy whose bytes are found wrong on the way is passed by; LifeboatError(block-lost): no copy
+    is left, and another plan may still succeed.
     """
     manifest = plan.manifest
-    # I1: the very bytes that are hashed here are programmed; what was read before is gone.
-    good = manifest.matches
     for block in plan.bad:
-        copy = plan.sources[block]
-        if not (copy.member.usable and copy.read(block, scratch, good)):
-            copy = _fetch(plan, block, scratch, good)
-        if copy is None:
-            plan.lost.append(block)
-            raise LifeboatError("block-lost", str(block))
-        flash.replace(block, scratch.get())
-        report.repaired(block, copy.member.name)
-    for block in damaged_blocks(flash, manifest, plan.bad):
-        raise LifeboatError("flash-verify", str(block))
+        source = _program(flash, plan, block, scratch, findings, memory)
+        findings.repaired(block, source.member.name)
     if plan.manifest_copy:
-        flash.replace(flash.manifest_block, manifest.raw)
-        if not flash.holds(manifest):
-            raise LifeboatError("flash-verify", "manifest")
-        report.repaired(flash.manifest_block, plan.manifest_copy.member.name)
+        block = flash.manifest_block
+        _count(memory, findings, block, flash.program_manifest, manifest)
+        findings.repaired(block, plan.manifest_copy.member.name)
+
+
+# Program a block from the first copy whose bytes in hand match both sums (I1, I12): program()
+# looks. A further try is counted before it, and what a disk holds is not to count: then the bytes
+# are looked at before.
+def _program(flash, plan, block, scratch, findings, memory):
+    manifest = plan.manifest
+    good = manifest.right
+    copy = plan.sources[block]
+    if not copy.read(block, scratch, good if memory.failed.get(block) else _any):
+        copy = plan.fetch(block, scratch, good)
+    while copy:
+        try:
+            _count(memory, findings, block, flash.program, manifest, block, scratch.get())
+            return copy
+        except LifeboatError as error:
+            if error.code != "digest-wrong":
+                raise
+        copy.bad.add(block)
+        copy = plan.fetch(block, scratch, good)
+    plan.lost.append(block)
+    raise LifeboatError("block-lost", str(block))
+
+
+def _any(block, data):
+    return True
+
+
+# Repair a block. What failed is remembered, and tried again only when the new try could be
+# remembered before it: what can't succeed is not to wear the flash out (I8).
+def _count(memory, findings, block, repair, *args):
+    tries = memory.failed.get(block, 0)
+    if tries >= _TRIES:
+        raise LifeboatError("repair-limit", str(block))
+    if tries:
+        memory.count_failure(block, tries + 1)
+    try:
+        repair(*args)
+    except (LifeboatError, OSError) as error:
+        if not tries and memory.state == "ok" and error.args[0] != "digest-wrong":
+            try:
+                memory.count_failure(block, 1)
+            except LifeboatError as why:
+                findings.reason(why.code, "flash")
+        raise
+    if tries:
+        memory.count_failure(block, 0)

@@ -1,12 +1,16 @@
-"""What happened at power-on: for the console, the application, and the next soft reset."""
+"""What lifeboat found and did: for console, application, journal and the next soft reset."""
 
 import json
-from binascii import crc32
+from binascii import crc32, hexlify
 from struct import pack_into, unpack_from
 
 from micropython import const
 
-from .errors import ADVICE
+# What people read is an extra.
+try:
+    from .advice import tell
+except ImportError:
+    tell = None
 
 RUN = "RUN"
 RUN_DEGRADED = "RUN_DEGRADED"
@@ -14,80 +18,141 @@ RESCUE = "RESCUE"
 
 _MAGIC = b"LBRP"
 _HEAD = const(12)  # magic, length, CRC-32 of the text
-_MAX_REASONS = const(32)
+_MOST = const(32)  # entries of a list, so that garbage on disks can't fill the heap
+_DETAIL = const(64)
 
 # The last bytes of the retained RAM are the scrubber's.
 TAIL = const(64)
 
 
-def runs(numbers):
-    """Return ascending numbers as a list of [first, count]."""
-    out = []
-    for n in numbers:
-        if out and out[-1][0] + out[-1][1] == n:
-            out[-1][1] += 1
-        else:
-            out.append([n, 1])
-    return out
+# Add [first, count] to a list of ranges, joined with the last one where they touch. A list that is
+# full has its last range stretched: it covers what was found, and intact blocks between.
+def _add(ranges, first, count, *key):
+    key = list(key)
+    full = len(ranges) == _MOST
+    if ranges and ranges[-1][2:] == key:
+        start, before = ranges[-1][:2]
+        if full or start + before == first:
+            low = min(start, first)
+            ranges[-1][:2] = low, max(start + before, first + count) - low
+            return
+    if not full:
+        ranges.append([first, count] + key)
 
 
-# Texts from manifests are untrusted: they must not look like a line of their own.
-def _tell(text):
-    print("[lifeboat] " + "".join(c if " " <= c != "\x7f" else "?" for c in text))
+def empty():
+    """Return the data of a report of which nothing is known yet."""
+    return {
+        "report": 2,
+        "verdict": RESCUE,
+        "reasons": [],
+        "trust": "unsigned",
+        "console": "open",
+        "product": None,
+        "version": None,
+        "build": None,
+        "build_id": None,
+        "blocks": 0,
+        "bad": [],
+        "repaired": [],
+        "lost": [],
+        "manifest": "bad",
+        "memory": "none",
+        "set": None,
+        "erases": 0,
+        "disk_writes": 0,
+        "members": [],
+        "ms": {},
+    }
 
 
 class Report:
-    """The report of format.md section 4; data holds its keys."""
+    """The report of format.md section 4; data holds its keys.
+
+    Each finding is told once, when it is made, in the order of events. code: a key of
+    advice.ADVICE; where: "", "flash" or a disk's name; blocks: a range [first, first + count).
+    events: what the journal is told, (event, code, where, first, count) in order.
+    """
 
     def __init__(self, data=None):
-        self.data = data or {
-            "verdict": RESCUE,
-            "reasons": [],
-            "trust": "unsigned",
-            "product": None,
-            "version": None,
-            "build": None,
-            "blocks": 0,
-            "bad": [],
-            "repaired": [],
-            "lost": [],
-            "manifest": "bad",
-            "erases": 0,
-            "disk_writes": 0,
-            "members": [],
-            "ms": {},
-        }
+        self.events = []
+        self.data = data = data or empty()
+        # Not only in data, which an application may do with what it likes.
+        self.verdict, self.build_id = data["verdict"], data["build_id"]
 
-    @property
-    def verdict(self):
-        """RUN, RUN_DEGRADED or RESCUE."""
-        return self.data["verdict"]
+    def judge(self, verdict):
+        """Set the verdict: RUN, RUN_DEGRADED or RESCUE."""
+        self.verdict = self.data["verdict"] = verdict
+
+    def describe(self, manifest):
+        """Tell whose the code in flash is."""
+        self.build_id = build_id = hexlify(manifest.build).decode()
+        self.data.update(
+            product=manifest.product,
+            version=manifest.version,
+            build=build_id[:12],
+            build_id=build_id,
+            blocks=manifest.block_count,
+        )
 
     @property
     def runs(self):
         """Whether verified code may run."""
         return self.verdict != RESCUE
 
-    def reason(self, code, where="", detail=""):
-        """Add a finding that was not put right; code: a key of errors.ADVICE."""
-        reasons = self.data["reasons"]
-        entry = [code, str(where), str(detail)]
-        # Garbage on disks is told up to a limit, which must not hide what is wrong with the flash.
-        if entry not in reasons and (len(reasons) < _MAX_REASONS or where in ("", "flash")):
-            reasons.append(entry)
+    def tell(self, event, code, where, first=0, count=0):
+        """Tell the journal what happened (format.md section 5).
 
-    def missing(self, index, members):
-        """Note that member index of a set is absent."""
-        self.data["members"].append({"disk": None, "state": "missing", "generation": None})
-        self.reason("member-missing", "member %d/%d" % (index + 1, members))
+        Bounded for each kind: many damaged blocks must not hide what became of them. Blocks that
+        follow each other become one event.
+        """
+        events = self.events
+        if count and events and events[-1][:3] == (event, code, where):
+            start, before = events[-1][3:]
+            if start + before == first:
+                events[-1] = event, code, where, start, before + count
+                return
+        if sum([e[0] == event for e in events]) < 2 * _MOST:
+            events.append((event, code, where, first, count))
+
+    def reason(self, code, where="", detail=""):
+        """Tell what was not put right."""
+        reasons = self.data["reasons"]
+        entry = [code, str(where)[:_DETAIL], str(detail)[:_DETAIL]]
+        # Every slot of every disk may have a bad record: they leave room for what matters more.
+        most = _MOST // 2 if code.startswith("commit-") else _MOST
+        if where in ("", "flash"):
+            most = 2 * _MOST
+        if entry not in reasons and len(reasons) < most:
+            reasons.append(entry)
+            self.tell("reason", code, entry[1])
+
+    def attempt(self, code, where, action, *args):
+        """Return what action(*args) returns; tell what goes wrong with it, and go on."""
+        try:
+            return action(*args)
+        except Exception as error:  # noqa: BLE001 - I6
+            self.reason(code, where, repr(error))
+
+    def found(self, first, count):
+        """Tell damaged blocks of the code flash."""
+        _add(self.data["bad"], first, count)
+        self.tell("found", "", "flash", first, count)
+
+    def lost(self, first, count):
+        """Tell damaged blocks of the code flash of which there is no good copy."""
+        _add(self.data["lost"], first, count)
+        self.tell("lost", "", "flash", first, count)
 
     def repaired(self, block, disk):
-        """Note that a block was written into flash from a disk."""
-        done = self.data["repaired"]
-        if done and done[-1][0] + done[-1][1] == block and done[-1][2] == disk:
-            done[-1][1] += 1
-        else:
-            done.append([block, 1, disk])
+        """Tell that a block was written into flash from a disk, and read back."""
+        _add(self.data["repaired"], block, 1, disk)
+        self.tell("repaired", "", disk, block, 1)
+
+    def missing(self, index, members):
+        """Tell that member index of a set of so many is absent."""
+        self.data["members"].append({"disk": None, "state": "missing", "generation": None})
+        self.reason("member-missing", "member %d/%d" % (index + 1, members))
 
     def line(self):
         """Return the machine-readable line."""
@@ -95,46 +160,53 @@ class Report:
 
     def show(self):
         """Print the report: for people what needs their attention, then the line for machines."""
-        data = self.data
-        for code, where, detail in data["reasons"]:
-            _tell("%s %s: %s" % (code, (where + " " + detail).strip(), ADVICE.get(code, "?")))
-        _tell(
-            "%s: %s %s, %d bad, %d erased, %s ms"
-            % (
-                data["verdict"],
-                data["product"] or "no code",
-                data["version"] or "",
-                sum(n for _, n in data["bad"]),
-                data["erases"],
-                data["ms"].get("total"),
-            )
-        )
+        if tell:
+            tell(self.data)
         print(self.line())
 
     def keep(self, area):
         """Store the report in RAM that survives a soft reset; too long a one is shortened.
 
-        One that is too long even then leaves none, so that no earlier one is taken for it.
+        A report that is too long even so is not stored, and the area is marked as empty before
+        anything else, so that no earlier one is taken for it.
         """
-        area[:4] = bytes(4)
-        text = json.dumps(self.data).encode()
-        if _HEAD + len(text) > len(area) - TAIL:
-            short = dict(self.data)
-            short.update({"bad": [], "repaired": [], "lost": [], "reasons": [], "short": True})
-            text = json.dumps(short).encode()
-        if _HEAD + len(text) > len(area) - TAIL:
+        if not area:
             return
-        area[_HEAD : _HEAD + len(text)] = text
-        pack_into("<II", area, 4, len(text), crc32(text))
-        area[:4] = _MAGIC
+        area[:4] = bytes(4)
+        room = len(area) - _HEAD - TAIL
+        text = json.dumps(self.data).encode()
+        if len(text) > room:
+            short = dict(self.data, bad=[], repaired=[], lost=[], reasons=[], short=True)
+            text = json.dumps(short).encode()
+        if len(text) <= room:
+            area[_HEAD : _HEAD + len(text)] = text
+            pack_into("<II", area, 4, len(text), crc32(text))
+            area[:4] = _MAGIC
 
     @classmethod
     def kept(cls, area):
-        """Return the report stored by keep(), or None."""
-        if bytes(area[:4]) != _MAGIC:
+        """Return the report stored by keep(), or None.
+
+        Code that was running could write there, too: a report whose shape is not that of this
+        version is none.
+        """
+        if not area or bytes(area[:4]) != _MAGIC:
             return None
         length, crc = unpack_from("<II", area, 4)
-        if length > len(area) - _HEAD - TAIL:
+        text = bytes(memoryview(area)[_HEAD:-TAIL][:length])
+        if crc32(text) != crc:
             return None
-        text = bytes(area[_HEAD : _HEAD + length])
-        return cls(json.loads(text)) if crc32(text) == crc else None
+        data = json.loads(text)
+        if not isinstance(data, dict) or data.get("verdict") not in (RUN, RUN_DEGRADED, RESCUE):
+            return None
+        for key, value in empty().items():
+            found = data.get(key, ())
+            kind = type(found)
+            # What may be null is text, if it is there.
+            if kind is not type(value) and (value is not None or kind is not str):
+                return None
+            kinds = [str if key == "reasons" else int] * 2
+            for entry in found if key in ("bad", "lost", "repaired", "reasons") else ():
+                if type(entry) is not list or list(map(type, entry[:2])) != kinds:
+                    return None
+        return cls(data)

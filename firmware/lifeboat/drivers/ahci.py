@@ -12,11 +12,18 @@ An AHCIDisk is a MicroPython block device (simple and extended interface). Error
     EIO        the disk or the link reported an error, or a read ended early. `status` and `error`
                are its ATA registers, `serr` the SATA error register. The port works again
     ETIMEDOUT  no answer within the deadline. The port is stopped
+    EOPNOTSUPP (ioctl(1)) a disk that can't be used as it is
     ENODEV     no disk, or the port is stopped, or the link went away and came back since ioctl(1):
-               it might be another disk. ioctl(1, 0) looks again, with a COMRESET
+               it might be another disk. ioctl(1, 0) looks again, with a COMRESET. For good, and
+               without a look at a register, once this or another AHCI started the port again or
+               deinit() was called: disks() has the objects to use from then on
 
 After ETIMEDOUT do not reuse the buffer before ioctl(1, 0) has succeeded or for as long as the disk
 may answer: a real controller is quiet once its port is stopped, an emulated one may not be.
+
+What ioctl(1) refuses it names, as the error's second argument: a port multiplier, an ATAPI device,
+a disk that is locked by ATA security, that stays busy after its reset, that does not spin up. A
+disk that waits for the command to spin up (power-up in standby) gets it.
 
 Deadlines: 5 s for a command, 30 s for a flush, 10 s for a disk to become ready after a reset, 1 s
 for a link to come up. The driver assumes 32-bit bus addresses that equal the processor's, and
@@ -31,7 +38,15 @@ from machine import mem32
 from micropython import const
 from uctypes import addressof, bytearray_at
 
-from lifeboat.kernels import fence, poll32, wait32
+from lifeboat.kernels import arch, poll32
+from lifeboat.mmio import wait32
+
+_RV32IMC = const(11)
+
+if arch == _RV32IMC:
+    from lifeboat.drivers.ahci_rv32 import begin, ended
+else:
+    from lifeboat.drivers.ahci_plain import begin, ended
 
 # PCI configuration space.
 _PCI_COMMAND = const(0x04)
@@ -69,8 +84,6 @@ _CMD_SUD = const(0x0006)  # spin up, power on
 _CMD_FRE = const(0x0010)
 _CMD_FR = const(0x4000)
 _CMD_CR = const(0x8000)
-_IS_ERRORS = const(0x7D000000)  # TFES, HBFS, HBDS, IFS, INFS, OFS
-_TFD_ERRORS = const(0x21)  # ERR, device fault
 _TFD_BUSY = const(0x88)  # BSY, DRQ
 _SERR_LINK = const(0x04010000)  # exchanged, PhyRdy changed
 _DET = const(0x0F)
@@ -83,6 +96,8 @@ _SCTL_COMRESET = const(0x301)
 _ALL = const(0xFFFFFFFF)
 _SIG_ATA = const(0x00000101)
 _SIG_NONE = const(0xFFFFFFFF)  # the first FIS has not come
+# What else may be at the end of a link (SATA 3.0, 11.3; Port Multiplier 1.2).
+_OTHERS = {0xEB140101: "ATAPI device", 0x96690101: "SATA port multiplier"}
 
 # Deadlines in milliseconds.
 _STOP_MS = const(500)  # CR and FR clear (10.1.2, 10.4.2)
@@ -92,8 +107,6 @@ _LINK_MS = const(1000)  # from "seen" to "up", retries at lower speeds included
 _READY_MS = const(10000)  # spin-up; ATA allows 31 s (ATA8-ACS 4.2), a boot can't wait for it
 _COMMAND_MS = const(5000)  # one transfer, the disk's own retries included
 _FLUSH_MS = const(30000)  # FLUSH CACHE may take longer than 30 s (ATA8-ACS 7.10)
-_SPINS = const(500)  # how often to poll before looking at the clock
-_SLICE_MS = const(1)  # how often a running command is looked at for errors
 
 # ATA commands.
 _IDENTIFY = const(0xEC)
@@ -106,7 +119,21 @@ _WRITE_DMA = const(0xCA)
 _WRITE_DMA_EXT = const(0x35)
 _FLUSH_CACHE = const(0xE7)
 _FLUSH_CACHE_EXT = const(0xEA)
+_SPIN_UP = const(0x07EF)  # SET FEATURES, subcommand 07h
+# Of a disk in standby since power-up (7.16.7.2, 7.16.7.4): IDENTIFY word 2 says that it waits for
+# that command, word 0 that all else is there when it spins.
+_WAITS = (0x37C8, 0x738C)
+_INCOMPLETE = const(4)
+_STANDBY = const("disk does not leave standby of power-up")
+_LOCKED = const(5)  # in word 128: there is security, and it is locked
 
+# What begin() and ended() say (see ahci_plain).
+_RUNNING = const(1)
+_GONE = const(4)
+_ODD = const(8)
+
+_READ = const(5)  # the FIS has five words
+_WRITE = const(0x45)
 _FIS_COMMAND = const(0x8027)  # register FIS, host to device, "command"
 _LBA_MODE = const(0x40)
 
@@ -119,23 +146,38 @@ _ENTRIES = const(64)
 _MEMORY = const(256 + 64 + 32 + 4 * 64)
 _ENTRY = const(0x400000)
 
+# Behind it lies the buffer for what DMA can't move straight to where it belongs.
+_BOUNCE = const(4096)  # the largest sector
+_ROOM = const(7 * 256)  # words for a port: all of this, aligned
+
+# Address of a port -> the AHCIDisk whose port it is.
+_owners = {}
+
 
 class AHCI:
     """Every AHCI controller on PCI Express bus 0.
 
     ecam: address of the configuration space. bar: where controllers without an address get one,
-    64 KB each.
+    64 KB each. stagger: ms between the spin-ups of two disks, where the supply can't start all
+    at once: then disks() begins them, and waits; 0: start() begins all. Controllers without
+    staggered spin-up begin by themselves. memory: a memoryview of 32-bit words for what the
+    controllers read and write by themselves, aligned to 1024 bytes; 7 KB for each port. It should
+    be memory that a soft reset neither clears nor uses for something else. The ports for which it
+    is too small, or all when there is none, use the heap: then call deinit() before the heap is
+    used anew.
     """
 
-    def __init__(self, ecam=0x30000000, bar=0x40000000):
+    def __init__(self, ecam=0x30000000, bar=0x40000000, memory=(), stagger=0):
         self._ecam = ecam
+        self._stagger = stagger
         self._bar = bar
+        self._memory = memory
         self._ports = []
 
     # Bring every implemented port of every controller to its idle state with the disk spinning up.
     # Returns at once when the ports were idle, as after a reset.
     def start(self):
-        self._ports = []
+        self._leave()
         abars = self._controllers()
         for i, abar in enumerate(abars):
             mem32[abar + _GHC] = _GHC_AE
@@ -143,13 +185,37 @@ class AHCI:
             for n in range(32):
                 if implemented >> n & 1:
                     name = f"sata{i}.{n}" if i else f"sata{n}"
-                    self._ports.append(AHCIDisk(name, abar + _PORTS + n * _PORT_STEP))
+                    # The same port gets the same memory every time: should it not have come to
+                    # rest, it harms no other.
+                    at = len(self._ports) * _ROOM
+                    room = self._memory[at : at + _ROOM]
+                    disk = AHCIDisk(name, abar + _PORTS + n * _PORT_STEP, room)
+                    self._ports.append(disk)
+                    if not self._stagger:
+                        disk._spin_up()
         self._started = ticks_ms()
+
+    # Stop all ports: there is no DMA afterwards, and no disk until the next start().
+    def deinit(self):
+        for disk in self._ports:
+            disk._halt()
+        self._leave()
+
+    def _leave(self):
+        for disk in self._ports:
+            disk._leave()
+        self._ports = []
 
     # The ports with a SATA disk, as far as that can be said before the disk is ready: a disk that
     # is still spinning up counts.
     def disks(self):
-        return [p for p in self._ports if p._linked(self._started) and p._is_disk()]
+        found = []
+        for disk in self._ports:
+            if disk._spin_up(self._stagger if found else 0):
+                self._started = ticks_ms()
+            if disk._linked(self._started) and disk._is_disk():
+                found.append(disk)
+        return found
 
     def _controllers(self):
         abars = []
@@ -181,27 +247,29 @@ class AHCIDisk:
     reads, writes, flushes    commands so far, failed ones included
     """
 
-    def __init__(self, name, port):
+    def __init__(self, name, port, memory):
         self.name = name
         self.model = self.serial = ""
         self.status = self.error = self.serr = 0
         self.reads = self.writes = self.flushes = 0
         self._port = port
-        self._is = port + _IS
-        self._ci = port + _CI
-        self._tfd = port + _TFD
         self._serr = port + _SERR
         self._ready = False
-        self._memory = None
-        # The buffer of a command that failed, kept from the garbage collector: stopping the port
-        # ends all DMA, but QEMU's model still completes a late read into it.
-        self._buf = None
+        # True until the port is another object's. The first word is then what is written to PxCI
+        # to start a command: 0 starts none, even if the port has changed hands just before, in a
+        # callback.
+        self._live = True
+        self._own = array("I", (1, 0, 0))
+        if port in _owners:
+            _owners[port]._leave()
+        _owners[port] = self
+        self._memory = memory
+        self._bounce = None
         # Who used the port before, as before a soft reset, may have left a command in flight.
         used = mem32[port + _SCTL] | mem32[port + _CI]
         self._reset = not self._stop() or used != 0
         mem32[port + _IE] = 0
         mem32[port + _SCTL] = _SCTL_RUN
-        mem32[port + _CMD] |= _CMD_SUD
 
     # MicroPython block device. Without offset, whole blocks; with it, any piece of the disk.
 
@@ -214,100 +282,106 @@ class AHCIDisk:
     # 1 (re)initialises: nothing to do for a healthy disk. 2 stops the port. 3 flushes the disk's
     # write cache. 4 and 5 give the number and the size of the blocks. 6: disks need no erase.
     def ioctl(self, op, arg):
-        if op == 1:
-            if not (self._ready and self._same()):
+        if op < 3:
+            if not self._live:
+                raise OSError(errno.ENODEV)
+            if op == 2:
+                self._halt()
+            elif op == 1 and not (self._ready and self._same()):
                 self._init()
             return 0
-        if op == 2:
-            self._halt()
-            return 0
-        if op == 3:
-            self._check()
-            self.flushes += 1
-            command = _FLUSH_CACHE_EXT if self._flush_ext else _FLUSH_CACHE
-            self._command(command, 0, 0, 0, 0, False, _FLUSH_MS)
-            return 0
-        if op == 4:
-            self._check()
-            return self._blocks
-        if op == 5:
-            self._check()
-            return self._size
         if op == 6:
             return 0
+        self._check()
+        if op == 3:
+            self.flushes += 1
+            self._command(self._flush, 0, 0, 0, 0, False, _FLUSH_MS)
+            return 0
+        if op == 4:
+            return self._blocks
+        if op == 5:
+            return self._size
 
     # The disk's own count of power cycles, 0 when it tells none: attribute 12 of SMART READ DATA
     # (ATA8-ACS, SMART feature set; the attributes' layout is that of SFF-8035i).
     def power_cycles(self):
         self._check()
-        data = self._buf = bytearray(512)
-        if self._smart:
-            try:
-                self._command(
-                    _SMART_READ_DATA, _SMART_LBA, 0, addressof(data), 512, False, _COMMAND_MS
-                )
-            except OSError as error:
-                if error.args[0] != errno.EIO:
-                    raise
-        self._buf = None
+        if not self._smart:
+            return 0
+        try:
+            data = self._page(_SMART_READ_DATA, _SMART_LBA)
+        except OSError as error:
+            if error.args[0] != errno.EIO:
+                raise
+            return 0
         for at in range(2, 362, 12):
             if data[at] == _POWER_CYCLES and not sum(data) & 0xFF:
                 return int.from_bytes(data[at + 5 : at + 9], "little")
         return 0
 
     def _transfer(self, write, n, buf, offset):
-        self._check()
+        if not self._ready:
+            raise OSError(errno.ENODEV)
         size = self._size
-        left = len(buf)
+        end = len(buf)
         lba = n
         skip = 0
         if offset is not None:
+            if offset < 0:
+                n = -1
             lba += offset // size
             skip = offset % size
-        elif left % size:
+        elif end % size:
             raise OSError(errno.EINVAL)
-        if n < 0 or lba < n or lba + (skip + left + size - 1) // size > self._blocks:
+        if n < 0 or lba + (skip + end + size - 1) // size > self._blocks:
             raise OSError(errno.EINVAL)
-        at = addressof(buf)
-        self._buf = buf
-        while left:
-            if skip or left < size or at & 1:
-                count = 1
-                part = min(size - skip, left)
-                self._piece(write, lba, skip, at, part)
-                skip = 0
-            else:
-                count = left // size
+        at = buf
+        command = self._write if write else self._read
+        done = 0
+        try:
+            while done < end:
+                count = (end - done) // size
                 if count > self._most:
                     count = self._most
                 part = count * size
-                self._sectors(write, lba, count, at)
-            lba += count
-            at += part
-            left -= part
-        self._buf = None
+                if (
+                    skip
+                    or not count
+                    or not self._command(command, lba, count, at, part, write, _COMMAND_MS)
+                ):
+                    count = 1
+                    part = min(size - skip, end - done)
+                    self._piece(write, lba, skip, addressof(buf) + done, part)
+                    skip = 0
+                lba += count
+                done += part
+                # Addresses are mostly too large for MicroPython's small integers, and made anew
+                # each time: the first command does without.
+                if done < end:
+                    at = addressof(buf) + done
+        except BaseException:
+            # Kept from the garbage collector: stopping the port ends all DMA, but QEMU's model
+            # still completes a late read into it.
+            self._buf = buf
+            raise
 
     # A part of a sector, or a sector at an address that DMA can't reach. (A slice of a memoryview
     # can't start beyond 16 MB; this can.)
     def _piece(self, write, lba, skip, at, n):
         piece = bytearray_at(at, n)
         bounce = self._bounce
-        if not write or n < self._size:
-            self._sectors(False, lba, 1, addressof(bounce))
+        size = self._size
+        if not write or n < size:
+            self._command(self._read, lba, 1, bounce, size, False, _COMMAND_MS)
         if write:
-            bounce[skip : skip + n] = piece
-            self._sectors(True, lba, 1, addressof(bounce))
+            # A view of just these bytes: MicroPython moves all that follows a slice it assigns to.
+            bounce[skip : skip + n][:] = piece
+            self._command(self._write, lba, 1, bounce, size, True, _COMMAND_MS)
         else:
-            piece[:] = memoryview(bounce)[skip : skip + n]
-
-    def _sectors(self, write, lba, count, at):
-        if write:
-            self.writes += 1
-            command = _WRITE_DMA_EXT if self._lba48 else _WRITE_DMA
-        else:
-            self.reads += 1
-            command = _READ_DMA_EXT if self._lba48 else _READ_DMA
-        self._command(command, lba, count, at, count * self._size, write, _COMMAND_MS)
+            piece[:] = bounce[skip : skip + n]
+            # Who has the port now shares the buffer.
+            if not self._live:
+                raise OSError(errno.ENODEV)
 
     def _check(self):
         if not self._ready:
@@ -335,50 +409,70 @@ class AHCIDisk:
     # software has taken note of a new device (PxSERR.DIAG.X, 5.3.5).
     def _is_disk(self):
         port = self._port
-        if not self._memory:
-            self._memory = array("I", bytes(4 * (_MEMORY + 255)))
-            at = addressof(self._memory)
-            self._list = (-at & 1023) // 4
-            at += 4 * self._list
-            self._memory[self._list + 2] = at + 4 * _TABLE
+        if not self._live:
+            return False
+        if not self._bounce:
+            bounce = _BOUNCE
+            memory = self._memory
+            if len(memory) < _ROOM:
+                bounce = 512
+                memory = self._memory = array("I", bytes(4 * (_MEMORY + 255) + bounce))
+            at = addressof(memory)
+            start = (-at & 1023) // 4
+            memory = self._words = memoryview(memory)[start:]
+            at += 4 * start
+            bytearray_at(at, 4 * _MEMORY)[:] = bytes(4 * _MEMORY)
+            self._device = bytearray_at(at + 4 * _TABLE + 7, 1)
+            memory[2] = at + 4 * _TABLE
+            self._bounce = memoryview(bytearray_at(at + 4 * _MEMORY, bounce))
             mem32[port + _CLB] = at
             mem32[port + _CLBU] = 0
             mem32[port + _FB] = at + 4 * _FIS
             mem32[port + _FBU] = 0
         if not self._ready:
             mem32[port + _SERR] = _ALL
-        mem32[port + _CMD] |= _CMD_FRE
+        self._change(0, _CMD_FRE)
         return mem32[port + _SIG] & _ALL in (_SIG_ATA, _SIG_NONE)
+
+    # Whether the disk was not told before, then it is, after so many ms (10.1.1).
+    def _spin_up(self, ms=0):
+        if mem32[self._port + _CMD] & _CMD_SUD == _CMD_SUD:
+            return False
+        sleep_ms(ms)
+        self._change(0, _CMD_SUD)
+        return True
 
     # ST=0 ends all commands, then reception may end. True when the port came to rest.
     def _stop(self):
-        port = self._port
-        mem32[port + _CMD] &= ~_CMD_ST
-        if not wait32(port + _CMD, _CMD_CR, 0, _STOP_MS):
+        cmd = self._port + _CMD
+        self._change(_CMD_ST, 0)
+        if not wait32(cmd, _CMD_CR, 0, _STOP_MS):
             return False
-        mem32[port + _CMD] &= ~_CMD_FRE
-        return wait32(port + _CMD, _CMD_FR, 0, _STOP_MS)
+        self._change(_CMD_FRE, 0)
+        return wait32(cmd, _CMD_FR, 0, _STOP_MS)
 
-    # Reset the link and the device behind it (10.4.2).
-    def _comreset(self):
-        port = self._port
-        mem32[port + _SCTL] = _SCTL_COMRESET
-        sleep_ms(_COMRESET_MS)
-        mem32[port + _SCTL] = _SCTL_RUN
+    def _change(self, clear, bits):
+        if self._live:
+            cmd = self._port + _CMD
+            mem32[cmd] = mem32[cmd] & ~clear | bits
 
-    # From a port at rest to a running one (10.3.1).
+    # From a port at rest to a running one (10.3.1). reset: the link and the device behind it first
+    # (10.4.2).
     def _run(self, reset):
         port = self._port
-        if reset:
-            self._comreset()
-        if not (self._linked(ticks_ms()) and self._is_disk()):
-            raise OSError(errno.ENODEV)
-        if not wait32(port + _TFD, _TFD_BUSY, 0, _READY_MS):
-            raise OSError(errno.ETIMEDOUT)
-        if mem32[port + _SIG] & _ALL != _SIG_ATA:
-            raise OSError(errno.ENODEV)
+        if reset and self._live:
+            mem32[port + _SCTL] = _SCTL_COMRESET
+            sleep_ms(_COMRESET_MS)
+            mem32[port + _SCTL] = _SCTL_RUN
+        if not self._linked(ticks_ms()):
+            raise OSError(errno.ENODEV, "no SATA link")
+        if self._is_disk() and not wait32(port + _TFD, _TFD_BUSY, 0, _READY_MS):
+            raise OSError(errno.ETIMEDOUT, "disk busy after reset")
+        kind = mem32[port + _SIG] & _ALL
+        if kind != _SIG_ATA or not self._live:
+            raise OSError(errno.ENODEV, _OTHERS.get(kind, "no SATA disk"))
         mem32[port + _IS] = _ALL
-        mem32[port + _CMD] |= _CMD_ST
+        self._change(0, _CMD_ST)
 
     def _init(self):
         reset = self._reset or self._ready
@@ -390,27 +484,46 @@ class AHCIDisk:
             self._halt()
             raise
         self._reset = False
-        self._ready = True
+        self._ready = self._live
+        self._own[1] = _SERR_LINK
 
     # Out of use until ioctl(1), which begins with a COMRESET.
     def _halt(self):
         self._ready = False
+        self._own[1] = 0
         self._reset = True
-        self._stop()
+        if self._live:
+            self._stop()
+
+    # Out of use for good: the port is another object's, or nobody's.
+    def _leave(self):
+        self._live = self._ready = False
+        self._own[0] = 0
 
     # Word numbers of ATA8-ACS 7.16.7. Words 83 and 106 are valid when their bits 15:14 are 01.
     def _identify(self):
-        data = self._buf = bytearray(512)
-        self._command(_IDENTIFY, 0, 0, addressof(data), 512, False, _COMMAND_MS)
+        data = self._page(_IDENTIFY, 0)
+        if _word(data, 2) in _WAITS or _word(data, 0) & _INCOMPLETE:
+            try:
+                self._command(_SPIN_UP, 0, 0, 0, 0, False, _READY_MS)
+                data = self._page(_IDENTIFY, 0)
+            except OSError as error:
+                raise OSError(error.args[0], _STANDBY) from None
         if data[510] == 0xA5 and sum(data) & 0xFF:
-            raise OSError(errno.EIO)
+            raise OSError(errno.EIO, "IDENTIFY damaged")
+        if _word(data, 0) & _INCOMPLETE:
+            raise OSError(errno.EOPNOTSUPP, _STANDBY)
+        if _word(data, 128) & 0x8005 == _LOCKED:
+            raise OSError(errno.EOPNOTSUPP, "ATA security locked")
         if _word(data, 0) & 0x8000:
-            raise OSError(errno.ENODEV)
+            raise OSError(errno.ENODEV, "no SATA disk")
         commands = _word(data, 83) if _word(data, 83) >> 14 == 1 else 0
-        self._lba48 = bool(commands & 0x0400)
-        self._flush_ext = bool(commands & 0x2000)
+        lba48 = commands & 0x0400
+        self._flush = _FLUSH_CACHE_EXT if commands & 0x2000 else _FLUSH_CACHE
+        self._read = _READ_DMA_EXT if lba48 else _READ_DMA
+        self._write = _WRITE_DMA_EXT if lba48 else _WRITE_DMA
         self._smart = _word(data, 87) >> 14 == 1 and _word(data, 85) & 1
-        first, words = (100, 4) if self._lba48 else (60, 2)
+        first, words = (100, 4) if lba48 else (60, 2)
         self._blocks = 0
         for i in range(words):
             self._blocks |= _word(data, first + i) << 16 * i
@@ -418,78 +531,80 @@ class AHCIDisk:
         if _word(data, 106) & 0xD000 == 0x5000:
             self._size = (_word(data, 117) | _word(data, 118) << 16) * 2
         if self._size not in (512, 1024, 2048, 4096) or not self._blocks:
-            raise OSError(errno.ENODEV)
-        self._most = min(65536 if self._lba48 else 256, _ENTRIES * _ENTRY // self._size)
-        self._bounce = data if self._size == 512 else bytearray(self._size)
+            raise OSError(errno.ENODEV, "%d sectors of %d" % (self._blocks, self._size))
+        self._most = min(65536 if lba48 else 256, _ENTRIES * _ENTRY // self._size)
+        if self._size > len(self._bounce):
+            self._bounce = memoryview(bytearray(self._size))
         self.serial = _text(data, 10, 20)
         self.model = _text(data, 27, 47)
 
     # Commands.
 
+    # What the disk tells about itself; valid until the next command.
+    def _page(self, command, lba):
+        data = self._bounce[:512]
+        self._command(command, lba, 0, data, 512, False, _COMMAND_MS)
+        return data
+
+    # True: done. False: DMA can't reach the address, nothing was done.
     def _command(self, command, lba, count, at, nbytes, write, ms):
-        if self._ready and not self._same():
-            self._halt()
-            raise OSError(errno.ENODEV)
-        self._fill(command, lba, count, at, nbytes, write)
-        mem32[self._is] = _ALL
-        fence()  # the controller reads the tables as soon as it is told to
-        mem32[self._ci] = 1
+        words = self._words
+        high = lba >> 24
+        counts = 0xFFFF
+        device = _LBA_MODE
+        if command | 2 == _WRITE_DMA:  # or _READ_DMA: 28-bit addresses
+            counts = 0xFF
+            device |= high
+            high = 0
+        # Command header and command FIS (4.2); words that are always the same stay as they are.
+        words[0] = _WRITE if write else _READ
+        words[_TABLE] = _FIS_COMMAND | command << 16
+        words[_TABLE + 1] = lba & 0xFFFFFF
+        words[_TABLE + 2] = high
+        words[_TABLE + 3] = count & counts
+        self._device[0] = device  # the highest byte of the second word
+        own = self._own
+        own[2] = nbytes
+        port = self._port
         try:
-            self._wait(ms)
+            said = begin(port, words, own, at)
+            if said == _ODD:
+                return False
+            if write:
+                self.writes += 1
+            elif count:
+                self.reads += 1
+            if not said:
+                said = ended(port, words, own)
+                if said == _RUNNING:
+                    said = self._wait(ms)
+                if not said:
+                    return True
         except BaseException:
             # Too late, or Ctrl-C: no DMA may outlive this call.
             self._note()
             self._halt()
             raise
-        fence()
-        # How much of a read came is said beside its status (4.2.2); a short one left old bytes in
-        # the buffer. Writes may be miscounted by controllers that fetch ahead.
-        whole = write or not nbytes or self._memory[self._list + 1] == nbytes
-        if not (whole and self._intact() and poll32(self._tfd, _TFD_BUSY | _TFD_ERRORS, 0, 1)):
-            self._note()
-            self._recover()
-            raise OSError(errno.EIO)
+        if said & _GONE:
+            self._halt()
+            raise OSError(errno.ENODEV)
+        self._note()
+        why = "ATA status %02x, error %02x" % (self.status, self.error)
+        self._recover()
+        raise OSError(errno.EIO, why)
 
-    # An error does not end a command: its bit in CI stays until the port is stopped.
+    # It is looked at once more after the deadline: time may have passed while the machine did
+    # something else.
     def _wait(self, ms):
-        if poll32(self._ci, 1, 0, _SPINS):
-            return
         start = ticks_ms()
-        while not wait32(self._ci, 1, 0, _SLICE_MS) and self._intact():
-            if ticks_diff(ticks_ms(), start) >= ms:
+        late = False
+        while True:
+            said = ended(self._port, self._words, self._own)
+            if said != _RUNNING:
+                return said
+            if late:
                 raise OSError(errno.ETIMEDOUT)
-
-    def _intact(self):
-        return poll32(self._is, _IS_ERRORS, 0, 1)
-
-    # Command header, command FIS and the list of memory pieces (4.2); words that are always the
-    # same stay as they are.
-    def _fill(self, command, lba, count, at, nbytes, write):
-        memory = self._memory
-        header = self._list
-        table = header + _TABLE
-        entry = header + _PRDT
-        entries = 0
-        while nbytes:
-            part = nbytes if nbytes < _ENTRY else _ENTRY
-            memory[entry] = at
-            memory[entry + 3] = part - 1
-            at += part
-            nbytes -= part
-            entry += 4
-            entries += 1
-        memory[header] = 5 | write << 6 | entries << 16
-        memory[header + 1] = 0
-        high = lba >> 24
-        device = _LBA_MODE
-        if command in (_READ_DMA, _WRITE_DMA):
-            device |= high
-            high = 0
-            count &= 0xFF
-        memory[table] = _FIS_COMMAND | command << 16
-        memory[table + 1] = lba & 0xFFFFFF | device << 24
-        memory[table + 2] = high
-        memory[table + 3] = count & 0xFFFF
+            late = ticks_diff(ticks_ms(), start) >= ms
 
     def _note(self):
         tfd = mem32[self._port + _TFD]
@@ -502,12 +617,12 @@ class AHCIDisk:
     def _recover(self):
         port = self._port
         was_ready = self._ready
-        mem32[port + _CMD] &= ~_CMD_ST
+        self._change(_CMD_ST, 0)
         stopped = wait32(port + _CMD, _CMD_CR, 0, _STOP_MS)
         if stopped and self._same() and not mem32[port + _TFD] & _TFD_BUSY:
             mem32[port + _SERR] = _ALL
             mem32[port + _IS] = _ALL
-            mem32[port + _CMD] |= _CMD_ST
+            self._change(0, _CMD_ST)
             return
         same = self._same()
         self._halt()

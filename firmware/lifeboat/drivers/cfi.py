@@ -7,10 +7,11 @@ whose block is the erase block of both chips together. Errors are OSErrors:
 
     EINVAL     outside the flash, or a buffer of the wrong size; the flash was not touched
     EIO        erase or program failed
-    EROFS      the block is locked, or the programming voltage is missing
+    EROFS      the block is locked, or the programming voltage is missing; the text says which
     ETIMEDOUT  the chips stayed busy longer than they say they may
-    ENODEV     (constructor) no two such chips here
-    EOPNOTSUPP (constructor) chips that this driver can not handle; the text says why
+    ENODEV     (constructor) no chips here, or only on a part of the bus
+    EOPNOTSUPP (constructor) chips that this driver can not handle; the text says why: x8 chips,
+               erase blocks of several sizes (top or bottom boot), another command set
 
 `status` keeps the status register of the last failed operation, the bits of both chips together.
 Every call leaves the flash readable as memory, also when it fails. Buffers to write from must not
@@ -23,7 +24,8 @@ from machine import mem32
 from micropython import const
 from uctypes import bytearray_at
 
-from lifeboat.kernels import blank, copy32, poll32, wait32
+from lifeboat.kernels import blank, poll32
+from lifeboat.mmio import copy32, wait32
 
 # Commands, doubled for two chips.
 _READ_ARRAY = const(0x00FF00FF)
@@ -40,6 +42,8 @@ _READY = const(0x00800080)
 _FAILED = const(0x3A)  # erase, program, voltage, lock
 _OUTCOME = const(0x00BA00BA)  # ready and failed, of both chips
 _PROTECTED = const(0x0A)  # voltage, lock
+_NO_VOLTAGE = const(0x08)
+_ALL = const(0xFFFFFFFF)
 
 # Where the query command goes and what it makes readable, in words of 32 bits.
 _QUERY_AT = const(0x55)
@@ -49,6 +53,7 @@ _EXTENDED = const(0x15)
 _TYPICAL = const(0x1F)  # word, buffer (2^n us), block (2^n ms), chip; then 2^n times that at most
 _MAXIMUM = const(0x23)
 _SIZE = const(0x27)
+_WIDTH = const(0x28)  # 0: x8 only
 _BUFFER = const(0x2A)
 _REGIONS = const(0x2C)
 _REGION = const(0x2D)
@@ -69,27 +74,38 @@ class CFIFlash:
     """Two interleaved CFI chips at address `base`.
 
     name        "cfi"
+    program_size  1: any byte can be programmed, and again, by itself
     erases      blocks erased so far
     programs    write buffers programmed so far (words, in chips without buffers)
     status      status register of the last failed operation
     """
 
     name = "cfi"
+    program_size = 1
 
     def __init__(self, base):
         self._base = base
         self.erases = self.programs = self.status = 0
         self._late = False  # chips were still busy when last waited for
         query = bytearray(_QUERY_END)
+        odd = 0  # bits that are not as two such chips answer
         mem32[base + 4 * _QUERY_AT] = _QUERY
         try:
             for i in range(_QRY, _QUERY_END):
                 word = mem32[base + 4 * i]
-                if i < _QRY + 3 and word & 0xFFFFFFFF != b"QRY"[i - _QRY] * 0x10001:
-                    raise OSError(errno.ENODEV)
                 query[i] = word & 0xFF
+                if i < _QRY + 3:
+                    odd |= word ^ b"QRY"[i - _QRY] * 0x10001
         finally:
             mem32[base] = _READ_ARRAY
+        if not odd & 0xFF00FF and (odd & _ALL or not query[_WIDTH]):
+            # The bytes between answer to no command.
+            raise OSError(errno.EOPNOTSUPP, "cfi: x8 chips")
+        if odd & _ALL:
+            half = not odd & 0xFFFF or not odd & 0xFFFF0000
+            raise OSError(
+                errno.ENODEV, "cfi: chip on half of the bus" if half else "cfi: no chips"
+            )
         self._geometry(query)
 
     # Sizes are those of one chip; blocks and buffers of both together are twice as large.
@@ -98,7 +114,9 @@ class CFIFlash:
         if commands not in (1, 3):
             raise OSError(errno.EOPNOTSUPP, f"cfi: command set {commands}")
         if query[_REGIONS] != 1:
-            raise OSError(errno.EOPNOTSUPP, "cfi: erase blocks of several sizes")
+            top = _u16(query, _REGION + 2) > _u16(query, _REGION + 6)
+            boot = "top" if top else "bottom"
+            raise OSError(errno.EOPNOTSUPP, f"cfi: erase regions differ, {boot} boot")
         self._blocks = _u16(query, _REGION) + 1
         self._size = (_u16(query, _REGION + 2) * 256 or 128) * 2
         if self._blocks * self._size != 2 << query[_SIZE]:
@@ -255,7 +273,10 @@ class CFIFlash:
         self.status = status & 0xFF
         if not ready:
             raise OSError(errno.ETIMEDOUT)
-        raise OSError(_EROFS if status & _PROTECTED else errno.EIO)
+        if status & _PROTECTED:
+            why = "cfi: no programming voltage" if status & _NO_VOLTAGE else "cfi: block locked"
+            raise OSError(_EROFS, why)
+        raise OSError(errno.EIO, "cfi: status %02x" % self.status)
 
 
 def _u16(query, i):

@@ -19,12 +19,18 @@ from errno import EINVAL, EIO
 class PortFlash:
     """dev: the port's object; page: bytes, what it programs is a multiple of and aligned to.
 
+    unit: bytes that the chip keeps one error correction code for, and that can be programmed only
+    once between two erases; 1 where there is none, which is NOR flash whatever its pages are.
+    It is told to others as program_size.
+
     Where dev has the buffer protocol the flash is memory mapped, and view() there.
     """
 
-    def __init__(self, dev, page=1, name="flash"):
+    def __init__(self, dev, page=1, name="flash", unit=1):
         self.name = name
+        self.program_size = unit
         self._dev = dev
+        page = max(page, unit)
         self._page = page
         self._bounce = bytearray(page)
         self.count = dev.ioctl(4, 0)

@@ -10,22 +10,28 @@ The loops are modules of their own, as those of kernels.py are: sifive_spi_rv32 
 and, where tests run this without such a machine, sifive_spi_plain.
 """
 
-import sys
 from errno import ETIMEDOUT
 
 from machine import mem32
 from micropython import const
 
-# As in kernels.py: the native architecture of this interpreter.
+from lifeboat.kernels import arch
+
 _RV32IMC = const(11)
 
-if getattr(sys.implementation, "_mpy", 0) >> 10 & 15 == _RV32IMC:
+if arch == _RV32IMC:
     from lifeboat.drivers.sifive_spi_rv32 import exchange as _exchange
+    from lifeboat.drivers.sifive_spi_rv32 import packets as _packets
+    from lifeboat.drivers.sifive_spi_rv32 import put as _put
     from lifeboat.drivers.sifive_spi_rv32 import read as _read
+    from lifeboat.drivers.sifive_spi_rv32 import transact as _transact
     from lifeboat.drivers.sifive_spi_rv32 import write as _write
 else:
     from lifeboat.drivers.sifive_spi_plain import exchange as _exchange
+    from lifeboat.drivers.sifive_spi_plain import packets as _packets
+    from lifeboat.drivers.sifive_spi_plain import put as _put
     from lifeboat.drivers.sifive_spi_plain import read as _read
+    from lifeboat.drivers.sifive_spi_plain import transact as _transact
     from lifeboat.drivers.sifive_spi_plain import write as _write
 
 # Registers
@@ -118,6 +124,20 @@ class SPI:
             raise ValueError("buffers must be the same length")
         if not _exchange(self._base, write_buf, read_buf):
             self._failed()
+
+    # Not among machine.SPI's methods; drivers do the same in steps where a bus does not have them.
+    #
+    # transact(cs, head, out, into): select, write head (at most eight bytes), write out or else
+    # read into (what is empty is left out), release. cs is the CS of this controller, not
+    # selected.
+    # packets(buf, size, token, sums): pass over some bytes 0xFF, as long as none else comes; after
+    # a byte `token` read `size` bytes, a multiple of 8, into buf and two into sums; until buf is
+    # full or another byte comes, which goes into sums. Returns how many packets came.
+    # put(head, data, tail): write these, and return the first byte that comes back after them and
+    # is not 0xFF; 0xFF when the next few bytes bring none.
+    transact = _transact
+    packets = _packets
+    put = _put
 
     # A transfer did not end: what has not come by now never comes.
     def _failed(self):

@@ -11,6 +11,8 @@ forward branch.
 import micropython
 from micropython import const
 
+# Bytes that a device may let pass before it answers.
+_PATIENCE = const(16)
 # Looks at a register before a wait is given up: 20 ms and more, and the longest wait, for eight
 # bytes at the slowest clock, is 1 ms.
 _SPINS = const(1000000)
@@ -165,6 +167,9 @@ def _exchange(a0, a1, a2, a3) -> bool:
     sltiu(a0, t0, 1)
 
 
+_ONES = b"\xff\xff"
+
+
 # The bytes after the last whole eight of n.
 @micropython.viper
 def _rest(spi: ptr32, out: ptr8, into: ptr8, n: int) -> bool:
@@ -204,15 +209,15 @@ def read(base, buf, fill: int) -> bool:
 
 @micropython.viper
 def write(base, buf) -> bool:
-    n = int(len(buf))
-    i = n & -8
+    end = int(len(buf))
+    i = end & -8
     if i:
         if not _write(base, buf, i):
             return False
     out = ptr8(buf)
     spi = ptr32(base)
-    n -= i
-    while i < int(len(buf)):
+    n = end - i
+    while i < end:
         spi[18] = out[i]
         i += 1
     spins = _SPINS
@@ -230,3 +235,101 @@ def exchange(base, out, into):
     if n > 7 and not _exchange(base, out, into, n & -8):
         return False
     return _rest(base, out, into, n)
+
+
+# The head, and what is read when both fit into the FIFO, go at once.
+@micropython.viper
+def transact(self, cs, head, out, into):
+    base = self._base
+    spi = ptr32(base)
+    sent = ptr8(head)
+    kept = ptr8(into)
+    n = int(len(head))
+    most = int(len(into))
+    end = n
+    if n + most <= 8:
+        end += most
+    spi[6] = 2
+    i = 0
+    while i < end:
+        if i < n:
+            spi[18] = sent[i]
+        else:
+            spi[18] = 0
+        i += 1
+    i = 0
+    spins = _SPINS
+    while i < end and spins:
+        byte = spi[19]
+        if byte >= 0:
+            if i >= n:
+                kept[i - n] = byte
+            i += 1
+        else:
+            spins -= 1
+    good = i == end
+    if good:
+        if int(len(out)):
+            good = bool(write(base, out))
+        elif n + most > end:
+            good = bool(read(base, into, 0))
+    spi[6] = 0
+    if not good:
+        self._failed()
+
+
+# The first byte that is not 0xFF, or 0xFF; less than 0 when bytes do not come back.
+@micropython.viper
+def _answer(spi: ptr32) -> int:
+    byte = 0xFF
+    left = _PATIENCE
+    while byte == 0xFF and left:
+        spi[18] = 0xFF
+        byte = spi[19]
+        spins = _SPINS
+        while byte < 0 and spins:
+            spins -= 1
+            byte = spi[19]
+        left -= 1
+    return byte
+
+
+@micropython.viper
+def packets(self, buf, size: int, token: int, sums) -> int:
+    base = self._base
+    at = int(ptr8(buf))
+    end = at + int(len(buf)) // size * size
+    crc = ptr8(sums)
+    n = 0
+    while at != end:
+        byte = int(_answer(base))
+        if byte < 0:
+            self._failed()
+        crc[0] = byte
+        if byte != token:
+            break
+        good = bool(_read(base, at, size, 0xFF))
+        if good:
+            good = bool(_rest(base, _ONES, crc, 2))
+        if not good:
+            self._failed()
+        crc = ptr8(int(crc) + 2)
+        at += size
+        n += 1
+    return n
+
+
+@micropython.viper
+def put(self, head, data, tail) -> int:
+    base = self._base
+    good = bool(write(base, head))
+    if good:
+        good = bool(write(base, data))
+    if good:
+        good = bool(write(base, tail))
+    byte = -1
+    if good:
+        byte = int(_answer(base))
+    if byte < 0:
+        self._failed()
+    return byte
