@@ -4,9 +4,15 @@ include(
     "../../firmware/manifest.py",
     arch="viper",
     drivers="spinor sdspi",
-    extras="partitioning journal scrub",
+    extras="partitioning journal scrub romfs userarea",
 )
-package("lifeboat", files=("kernels_plain.py",), base_path="../../firmware")
+kernels = ("kernels_plain.py", "kernels_copy.py", "mmio.py")
+package("lifeboat", files=kernels, base_path="../../firmware")
 package("conformance", base_path="../../tests")
 package("fakes", base_path="../../tests")
+package(
+    "lifeboat_host",
+    files=("__init__.py", "pico/__init__.py", "pico/sdcard.py"),
+    base_path="../../host_tools",
+)
 module("time.py")

@@ -15,16 +15,39 @@
 // Set by the linker script.
 extern char _sstack, _estack, _sheap, _eheap;
 
+static mp_obj_t pystack[16 * 1024 / sizeof(mp_obj_t)];
+
 // What RAM holds after power-on is anybody's guess, but not this.
 #define WARM_MAGIC (UINT64_C(0x6c69666562617421))
 
 static uint64_t warm __attribute__((section(".noinit")));
 uint8_t port_retained[PORT_RETAINED_SIZE] __attribute__((section(".noinit"), aligned(8)));
 
+#ifdef MACH_DMA_SIZE
+uint32_t port_dma[MACH_DMA_SIZE / 4] __attribute__((section(".dma"), aligned(1024)));
+#endif
+
+// Not cleared by a soft reset: what an answer opened stays open until the board is reset.
+static port_console_t console = PORT_CONSOLE_UNDECIDED;
+
 static unsigned reset_cause;
 
 unsigned port_reset_cause(void) {
     return reset_cause;
+}
+
+bool port_console_is_open(void) {
+    return console == PORT_CONSOLE_OPEN;
+}
+
+void port_console_open(void) {
+    console = PORT_CONSOLE_OPEN;
+}
+
+void port_console_lock(void) {
+    if (console == PORT_CONSOLE_UNDECIDED) {
+        console = PORT_CONSOLE_LOCKED;
+    }
 }
 
 void port_reset(void) {
@@ -37,11 +60,19 @@ void port_reset(void) {
 // One life of the interpreter. _boot.py is lifeboat itself, so Ctrl-C does not reach it;
 // main.py is the verified code's. A host that resets from raw mode (mpremote) wants the
 // board for itself: then main.py is left out, as on every MicroPython board.
+//
+// _console.py says whether the console is open. Until it does there is no REPL of any kind and
+// no Ctrl-C; where it is locked _lock.py waits for a signed answer.
 static void run(void) {
     pyexec_frozen_module("_boot.py", false);
+    pyexec_frozen_module("_console.py", false);
     if (pyexec_mode_kind == PYEXEC_MODE_FRIENDLY_REPL
         && (pyexec_file_if_exists("main.py") & PYEXEC_FORCED_EXIT)) {
         return;
+    }
+    while (console != PORT_CONSOLE_OPEN) {
+        pyexec_frozen_module(console == PORT_CONSOLE_LOCKED ? "_lock.py" : "_console.py", false);
+        mp_hal_delay_ms(1000); // it ends only with an exception
     }
     int ret;
     do {
@@ -61,11 +92,17 @@ int main(void) {
     mp_cstack_init_with_top(&_estack, &_estack - &_sstack);
     for (;;) {
         gc_init(&_sheap, &_eheap);
+        mp_pystack_init(pystack, pystack + MP_ARRAY_SIZE(pystack));
         mp_init();
         run();
         mp_hal_stdout_tx_str("MPY: soft reboot\r\n");
         gc_sweep_all();
         mp_deinit();
+        #ifdef MACH_DMA_SIZE
+        // Buffers of disk commands lie on the heap, which now is used anew. Not left to Python,
+        // which may have ended in any state; and not sooner: finalisers write files.
+        mach_stop_dma();
+        #endif
         reset_cause = PORT_SOFT_RESET;
     }
 }

@@ -14,9 +14,13 @@
 #define MICROPY_EMIT_INLINE_RV32 (1)
 #define MICROPY_PERSISTENT_CODE_LOAD (1)
 #define MICROPY_ENABLE_GC (1)
+// Calls keep what they need on a stack of their own. Else it is taken from the heap and given back
+// at each call, which is a search for free memory each time, and leaves holes.
+#define MICROPY_ENABLE_PYSTACK (1)
 #define MICROPY_ENABLE_EMERGENCY_EXCEPTION_BUF (1)
 #define MICROPY_EMERGENCY_EXCEPTION_BUF_SIZE (256)
 #define MICROPY_STACK_CHECK_MARGIN (2048)
+#define MICROPY_OPT_COMPUTED_GOTO (1)
 #define MICROPY_LONGINT_IMPL (MICROPY_LONGINT_IMPL_MPZ)
 #define MICROPY_FLOAT_IMPL (MICROPY_FLOAT_IMPL_FLOAT)
 #define MICROPY_PY_SYS_PLATFORM "lifeboat"

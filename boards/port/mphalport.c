@@ -44,7 +44,7 @@ bool port_poll(void) {
             break;
         }
         took = true;
-        if (c == mp_interrupt_char) {
+        if (c == mp_interrupt_char && port_console_is_open()) {
             mp_sched_keyboard_interrupt();
         } else {
             ringbuf_put(&rx, c);

@@ -9,6 +9,11 @@
 //   void mach_reset(void)              reset the whole machine, as its reset button would
 //   void mach_fail(void)               boot stage is broken: stop the machine, if it can be
 //
+// and, where devices access memory by themselves:
+//
+//   MACH_DMA_SIZE                      bytes that machine.dma() has for their drivers
+//   void mach_stop_dma(void)           end all such accesses, whatever state drivers left them in
+//
 #ifndef LIFEBOAT_PORT_H
 #define LIFEBOAT_PORT_H
 
@@ -30,6 +35,9 @@ enum {
 #define PORT_RETAINED_SIZE (2048)
 extern uint8_t port_retained[PORT_RETAINED_SIZE];
 
+// Memory for DMA that no reset clears and no heap contains: machine.dma(). Where there is DMA.
+extern uint32_t port_dma[];
+
 void port_console_init(void);
 
 // The CLINT's clock, in ticks of 1 / MACH_TIMEBASE_HZ seconds since reset.
@@ -40,6 +48,17 @@ bool port_poll(void);
 
 // Sleep until input arrives, but not longer than `ms` (or a second: callers loop anyway).
 void port_wait_ms(unsigned ms);
+
+// Who may use the console: nobody yet, who has a signed answer, everybody.
+typedef enum {
+    PORT_CONSOLE_UNDECIDED,
+    PORT_CONSOLE_LOCKED,
+    PORT_CONSOLE_OPEN,
+} port_console_t;
+
+bool port_console_is_open(void);
+void port_console_open(void);
+void port_console_lock(void);
 
 unsigned port_reset_cause(void);
 __attribute__((noreturn)) void port_reset(void);

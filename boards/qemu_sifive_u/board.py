@@ -2,6 +2,7 @@
 QSPI2."""
 
 import machine
+from policy import *  # noqa: F403 - which code runs here, and who may use the console
 
 from lifeboat.drivers.sdspi import SDCard
 from lifeboat.drivers.sifive_spi import CS, SPI
@@ -9,7 +10,6 @@ from lifeboat.drivers.spinor import SPINOR
 
 PRODUCT = "lifeboat-qemu-sifive_u"
 BLOCK_SIZE = 64 * 1024
-UNSIGNED = True
 REGION_LBAS = ()
 
 _QSPI0 = 0x10040000

@@ -3,8 +3,10 @@ include("$(MPY_DIR)/extmod/asyncio")
 include(
     "$(PORT_DIR)/../../firmware/manifest.py",
     arch="rv32",
-    drivers="sifive_spi sifive_spi_rv32 spinor sdspi",
-    extras="partitioning journal scrub agent line",
+    drivers="sifive_spi spinor sdspi",
+    extras="advice partitioning journal scrub agent romfs userarea signed lock",
 )
 freeze("$(BOARD_DIR)", "board.py")
 freeze("$(BOARD_DIR)/..", "_boot.py")
+freeze("$(PORT_DIR)", ("_console.py", "_lock.py"))
+freeze("$(POLICY_DIR)", "policy.py")

@@ -5,3 +5,9 @@
 
 // Not used, but without it the port leaves out vfs.VfsRom.
 #define MICROPY_HW_ROMFS_BYTES (4096)
+
+// The port's C stack of 8 KB is too small for lifeboat's calls: frames go to the heap.
+#define MICROPY_STACKLESS (1)
+
+// The port starts USB after lifeboat: what a power-on has to say is on UART 0, and so is a REPL.
+#define MICROPY_HW_ENABLE_UART_REPL (1)
