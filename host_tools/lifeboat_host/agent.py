@@ -15,7 +15,7 @@ from lifeboat_host.image import Progress
 from lifeboat_host.link import Link
 from lifeboat_host.reasons import ADVICE
 from lifeboat_host.report import BLOCKS, REASONS, REPORT
-from lifeboat_host.shapes import fits
+from lifeboat_host.shapes import Maybe, fits
 
 PROTOCOL = 1
 
@@ -26,6 +26,11 @@ _ACK_S = 15  # for a piece to arrive, over a slow line
 _VERDICT_S = 60  # to inflate, check, erase and program a block
 _NAME = re.compile(r"\w[\w .:-]{0,63}", re.ASCII)  # of a disk; files are named after it
 _COUNT = range(1 << 48)
+_ID = re.compile("[0-9a-f]{32}")  # of a set, of a region
+_KEY = re.compile("[0-9a-f]{16}")
+_BUILD = re.compile("[0-9a-f]{64}")
+_WORD = range(1 << 32)
+_LBA = range(1 << 64)
 
 # What the board says is believed only in these shapes; see fits().
 _IDENTITY = {
@@ -44,9 +49,30 @@ _CODE = {
     "blocks": BLOCKS,
     "crc": _COUNT,
     "blank": bool,
+    "memory": Maybe(BLOCKS),
+    "manifest": Maybe(BLOCKS),
 }
 _SLOT = {"slot": BLOCKS, "generation": _COUNT}
-_COPIES = [({**_SLOT, "error": str}, {**_SLOT, **_CODE})]
+_COPIES = [({**_SLOT, "error": str}, {**_SLOT, **_CODE, "known": Maybe(bool)})]
+_OWNER = {
+    "serial": (None, _WORD),
+    "keys": [[_KEY, range(256)]],
+    "locked": bool,
+    "answers": _WORD,
+}
+_MEMORY = {
+    "state": str,
+    "why": (None, str),
+    "blocks": BLOCKS,
+    "set": (None, _ID),
+    "members": [{"region": _ID, "lba": _LBA, "sectors": _LBA, "index": _WORD, "disk": str}],
+    "builds": [{"build": _BUILD, "counter": _WORD, "version": str}],
+    "rejected": [_BUILD],
+    "failed": [[_WORD, _WORD]],
+    "counter": _WORD,
+    "damaged": bool,
+    "owner": Maybe((None, _OWNER)),
+}
 _DISK = {"disk": _NAME, "sectors": _COUNT, "lba_size": _COUNT, "model": str, "serial": str}
 _ANSWERS: dict[str, Any] = {
     "identify": {"agent": _COUNT},
@@ -56,11 +82,24 @@ _ANSWERS: dict[str, Any] = {
     "blocks": BLOCKS,
     "finish": bool,
     "members": {
-        "members": [{"disk": str, "state": str, "copies": _COPIES}],
+        "members": [
+            {
+                "disk": str,
+                "state": str,
+                "copies": _COPIES,
+                "set": Maybe((None, _ID)),
+                "region": Maybe((None, _ID)),
+            }
+        ],
         "reasons": REASONS,
     },
     "check_copy": [BLOCKS],
     "power_on": REPORT,
+    "adopt": REPORT,
+    "memory": _MEMORY,
+    "lock": _MEMORY,
+    "remember": _MEMORY,
+    "used": [BLOCKS],
     "drill": _COUNT,
     "disks": [({"disk": _NAME, "error": str}, _DISK)],
     "disk_first_nonzero": (None, _COUNT),
@@ -130,6 +169,15 @@ class Agent:
         """The answer of a method of the board's agent."""
         self._begin(name, args)
         return self._answer(name, timeout)
+
+    def call_if_known(self, name: str, *args: Any) -> Any:
+        """The answer of a method; None when the boot stage is older than the method."""
+        try:
+            return self.call(name, *args)
+        except LifeboatError as error:
+            if error.code == "link-device" and "AttributeError" in error.message:
+                return None
+            raise
 
     def _begin(self, name: str, args: Sequence[Any]) -> None:
         self.link.begin(f"_agent.call({', '.join(map(repr, (name, *args)))})")

@@ -24,7 +24,7 @@ class BoardDisk(Disk):
 
     def __init__(self, agent: Agent, about: dict[str, Any], write: bool) -> None:
         self.path = Path(about["disk"])
-        self._agent = agent
+        self.agent = agent
         self._name: str = about["disk"]
         self._may_write = write
         self.lba_size = int(about["lba_size"])
@@ -47,7 +47,7 @@ class BoardDisk(Disk):
             )
         first, last = offset // self.lba_size, -(-(offset + size) // self.lba_size)
         try:
-            data = self._agent.receive(
+            data = self.agent.receive(
                 "disk_read", (self._name, first, last - first), (last - first) * self.lba_size
             )
         except LifeboatError as error:
@@ -65,7 +65,7 @@ class BoardDisk(Disk):
             for start, end in self._allowed
             if end > start
         ]
-        self._agent.call("disk_allow", self._name, windows)
+        self.agent.call("disk_allow", self._name, windows)
 
     def write(self, offset: int, data: bytes) -> None:
         """Whole sectors, only where allow() said so. Raises LifeboatError disk-write."""
@@ -78,7 +78,7 @@ class BoardDisk(Disk):
             for at in range(0, len(data), _PARCEL)
         ]
         try:
-            self._agent.send("disk_write", (self._name, offset // self.lba_size), parcels)
+            self.agent.send("disk_write", (self._name, offset // self.lba_size), parcels)
         except LifeboatError as error:
             raise self._failed("disk-write", offset, error) from None
 
@@ -93,7 +93,7 @@ class BoardDisk(Disk):
     def flush(self) -> None:
         """All writes are on the medium."""
         try:
-            self._agent.call("disk_flush", self._name)
+            self.agent.call("disk_flush", self._name)
         except LifeboatError as error:
             raise self._failed("disk-write", 0, error) from None
 
@@ -102,7 +102,7 @@ class BoardDisk(Disk):
         at = start - start % self.lba_size
         while at < end:
             stop = min(at + _LOOK, -(-end // self.lba_size) * self.lba_size)
-            found: int | None = self._agent.call(
+            found: int | None = self.agent.call(
                 "disk_first_nonzero",
                 self._name,
                 at // self.lba_size,
@@ -110,7 +110,7 @@ class BoardDisk(Disk):
             )
             if found is not None:
                 if not at <= found * self.lba_size < stop:
-                    raise self._agent.link.garbled(f"LBA {found} for bytes {at} to {stop}")
+                    raise self.agent.link.garbled(f"LBA {found} for bytes {at} to {stop}")
                 at = found * self.lba_size
                 low, high = max(at, start), min(at + self.lba_size, end)
                 data = self.read(low, high - low).lstrip(b"\0")

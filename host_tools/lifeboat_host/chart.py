@@ -26,6 +26,10 @@ MARKS = {
         '<rect class="changed" x="-5" y="-5" width="10" height="10"/>',
         "changed under the running application",
     ),
+    "adopted": (
+        '<circle class="adopted" r="6.5"/><path class="cross" d="M-3.5 0-1 3 3.5-3"/>',
+        "the controller's own from now on",
+    ),
     "other": ('<text class="muted middle" y="4">?</text>', "of a later version"),
     "operation": (
         '<rect class="operation" x="-7" y="-7" width="14" height="14"/>',
@@ -53,7 +57,7 @@ def heading(session: Session) -> str:
 
 def told(event: Event, history: History) -> str:
     """What the event says and asks for, when in its session it was, and who tells of it."""
-    phase = "at power-on" if event.entry.phase == journal.AT_POWER_ON else "in operation"
+    phase = "in operation" if event.entry.in_operation else "at power-on"
     parts = [phase, journal.moment(event.entry), history.only(event)]
     moment = ", ".join(part for part in parts if part)
     return f"{journal.explain(event.entry)} ({moment})"
@@ -83,7 +87,7 @@ class _Row:
     cells: dict[tuple[int, int], list[tuple[str, Event]]] = field(default_factory=dict)
 
     def mark(self, session: int, kind: str, event: Event) -> None:
-        phase = min(event.entry.phase, 1)
+        phase = int(event.entry.in_operation)
         self.cells.setdefault((session, phase), []).append((kind, event))
 
 
@@ -222,7 +226,7 @@ class Chart:
         return "".join(parts)
 
     def _in_operation(self, index: int) -> bool:
-        return any(event.entry.phase for event in self._sessions[index].events)
+        return any(event.entry.in_operation for event in self._sessions[index].events)
 
     def _x(self, index: int, phase: int) -> float:
         """The middle of what a session told; power-on to the left of operation."""

@@ -6,14 +6,12 @@ import argparse
 import importlib
 import importlib.util
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lifeboat_host import (
     __version__,
-    boards,
     cli_board,
     cli_image,
     cli_log,
@@ -22,6 +20,7 @@ from lifeboat_host import (
     options,
     report,
 )
+from lifeboat_host.commands import adopt, key, lock, test
 from lifeboat_host.errors import EXIT_ERROR, EXIT_OK, LifeboatError
 from lifeboat_host.output import Output
 
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Output(json="--json" in rest)
     try:
         if command == "test":
-            return _test(rest)
+            return test.main(rest)
         if command in _MODULES and _module_there(command):
             return int(importlib.import_module(f"lifeboat_host.{command}").main(rest))
         args = _parser().parse_args(arguments)
@@ -85,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     cli_region.add(commands, common)
     cli_board.add(commands, common)
     cli_provision.add(commands, common)
+    adopt.add(commands, common)
+    key.add(commands, common)
+    lock.add(commands, common)
     cli_log.add(commands, common)
     explain = commands.add_parser(
         "report", parents=[common], help="explain the report line in a board's console output"
@@ -107,28 +109,3 @@ def _report(args: argparse.Namespace, output: Output) -> int:
     output.show(report.table(found))
     output.result(found)
     return EXIT_OK
-
-
-def _test(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="lifeboat test",
-        description="Runs pytest in the source tree; other arguments go to pytest.",
-        epilog="floors: lifeboat test -m host (unix, arm, qemu); one test: lifeboat test -k NAME",
-    )
-    parser.add_argument("--slow", action="store_true", help="the long sweeps, too")
-    parser.add_argument("-m", dest="markers", metavar="MARKERS", help="only these, as for pytest")
-    args, rest = parser.parse_known_args(arguments)
-    limit = [] if args.slow else ["not slow"]
-    if args.markers or rest:
-        chosen = [f"({args.markers})"] if args.markers else []
-        runs = [[" and ".join(chosen + limit), *rest]]
-    else:
-        # The host's tests take both cores of a small machine; emulators want one to themselves.
-        runs = [[" and ".join(["host", *limit]), "-n", "2"], [" and ".join(["not host", *limit])]]
-    codes = [
-        subprocess.run(
-            [sys.executable, "-m", "pytest", "-m", *run], cwd=boards.root(), check=False
-        ).returncode
-        for run in runs
-    ]
-    return max(codes)

@@ -1,4 +1,4 @@
-"""`lifeboat board`: a QEMU board in the background, with its console on a pty."""
+"""`lifeboat board`: an emulated board in the background, with its console on a pty."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from rich.table import Table
 from lifeboat_host import boards, options, report
 from lifeboat_host.errors import EXIT_OK, LifeboatError
 from lifeboat_host.output import Output
+from lifeboat_host.qemu import Drive, Usb
 from lifeboat_host.session import Session, Status
 
-_REPORT_TIMEOUT = 60  # seconds: a full inspection and a full recovery take less
+# Seconds: a full inspection and a full recovery take less. An emulated Pico is slow.
+_REPORT_TIMEOUT = {boards.QEMU: 60, boards.RP2040PY: 300}
 
 _EXAMPLES = """\
 examples:
   lifeboat board run --flash code.img --disk disk0.img --disk disk1.img
+  lifeboat board run --flash code.img --usb-disk stick.img
   mpremote connect /dev/pts/N exec "import lifeboat; print(lifeboat.report().line())"
   lifeboat board reset
   lifeboat board off
@@ -31,7 +34,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "board",
-        help="run a QEMU board and talk to it",
+        help="run an emulated board and talk to it",
         description="One board per --name runs in the background.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -45,9 +48,18 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     ):
         action = actions.add_parser(name, parents=[named], help=help_text)
         action.add_argument("--board", default=boards.DEFAULT_BOARD, help="board id")
+        options.add_policy(action, "--signed")
         action.add_argument("--flash", type=Path, help="code flash image")
         action.add_argument(
             "--disk", type=Path, action="append", default=[], help="disk image; repeat it"
+        )
+        action.add_argument(
+            "--usb-disk",
+            type=Path,
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="image of a disk on USB instead; repeat it",
         )
         action.set_defaults(run=run)
     for name, run, help_text in (
@@ -68,7 +80,7 @@ def _blank_flash(path: Path, size: int) -> Path:
 
 def _flash(args: argparse.Namespace, session: Session, spec: boards.BoardSpec) -> Path:
     flash: Path = args.flash or _blank_flash(session.folder / "flash.img", spec.flash_size)
-    for path in [flash, *args.disk]:
+    for path in [flash, *args.disk, *args.usb_disk]:
         if not path.is_file():
             raise LifeboatError(
                 "board-medium",
@@ -82,6 +94,10 @@ def _flash(args: argparse.Namespace, session: Session, spec: boards.BoardSpec) -
             f"build the image with --board {spec.id}",
         )
     return flash
+
+
+def _drives(args: argparse.Namespace) -> list[Drive]:
+    return [*args.disk, *map(Usb, args.usb_disk)]
 
 
 def _show(output: Output, status: Status) -> None:
@@ -99,16 +115,17 @@ def _show(output: Output, status: Status) -> None:
 
 
 def _run(args: argparse.Namespace, output: Output) -> int:
-    spec = boards.load(args.board)
+    spec = boards.load(args.board, args.policy)
     session = Session(args.name)
-    status = session.start(spec, _flash(args, session, spec), args.disk)
+    status = session.start(spec, _flash(args, session, spec), _drives(args))
     output.show(status.command, "")
     return _booted(output, session)
 
 
 def _booted(output: Output, session: Session, reports_before: int = 0) -> int:
-    if not session.wait_for_report(_REPORT_TIMEOUT, reports_before):
-        output.show(f"no report within {_REPORT_TIMEOUT} seconds, see the log", "")
+    timeout = _REPORT_TIMEOUT[session.emulator]
+    if not session.wait_for_report(timeout, reports_before):
+        output.show(f"no report within {timeout} seconds, see the log", "")
     status = session.status()
     _show(output, status)
     output.result(asdict(status))
@@ -116,9 +133,9 @@ def _booted(output: Output, session: Session, reports_before: int = 0) -> int:
 
 
 def _command(args: argparse.Namespace, output: Output) -> int:
-    spec = boards.load(args.board)
+    spec = boards.load(args.board, args.policy)
     session = Session(args.name)
-    command = session.arguments(spec, _flash(args, session, spec), args.disk)
+    command = session.arguments(spec, _flash(args, session, spec), _drives(args))
     output.show(shlex.join(command))
     output.result({"command": command})
     return EXIT_OK

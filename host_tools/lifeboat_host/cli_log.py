@@ -214,7 +214,14 @@ def _show(history: History) -> Iterator[Text | str]:
             f"{len(member.entries)} entries in {member.used} of {member.units} pages"
         )
         for page, code in member.damaged:
-            yield f"    page {page}: {code}; what only this page told is gone"
+            gone = (
+                "of a newer format, not read"
+                if code == journal.VERSION
+                else ("what only this page told is gone")
+            )
+            yield f"    page {page}: {code}; {gone}"
+        if member.read_only:
+            yield "    boards of this version add nothing to this journal"
     for index, session in enumerate(history.sessions):
         yield ""
         yield _headline(history, session)
@@ -239,14 +246,14 @@ def _headline(history: History, session: Session) -> Text:
 
 
 def _events(history: History, session: Session) -> Iterator[str]:
-    phase = -1
+    phase: bool | None = None
     for event in session.events:
         entry = event.entry
         if entry.event == "power-on":
             continue
-        if entry.phase != phase:
-            phase = entry.phase
-            yield "  at power-on" if phase == journal.AT_POWER_ON else "  in operation"
+        if entry.in_operation != phase:
+            phase = entry.in_operation
+            yield "  in operation" if phase else "  at power-on"
         line = f"    {journal.moment(entry):>11}  {journal.explain(entry)}"
         only = history.only(event)
         yield f"{line}  [{only}]" if only else line
@@ -268,6 +275,7 @@ def _json(history: History) -> dict[str, Any]:
                 "pages": member.units,
                 "used": member.used,
                 "damaged": [{"page": page, "code": code} for page, code in member.damaged],
+                "read_only": member.read_only,
                 "entries": len(member.entries),
             }
             for member in history.journals

@@ -4,6 +4,7 @@ technician does with a board that is connected."""
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from lifeboat_host import (
     cli_remove,
     cli_reserve,
     consent,
+    image,
     options,
     provision,
     region,
@@ -23,14 +25,17 @@ from lifeboat_host import (
     undo,
 )
 from lifeboat_host.agent import Agent
+from lifeboat_host.board import remembered
 from lifeboat_host.boarddisk import BoardDisk
 from lifeboat_host.cli_reserve import Proposal
+from lifeboat_host.commands import signing
 from lifeboat_host.errors import EXIT_DAMAGE, EXIT_ERROR, EXIT_OK, LifeboatError
 from lifeboat_host.formats import RegionHeader
 from lifeboat_host.link import Link, default_port
 from lifeboat_host.output import Output
 from lifeboat_host.provision import Code, Present
 from lifeboat_host.reasons import ADVICE
+from lifeboat_host.signing.signers import Signer
 
 _PROVISION = """\
 Takes a board from blank to protected: the embedded code, a backup region on each disk, the first
@@ -41,15 +46,21 @@ Every step looks at what is there: run it again after a broken connection and it
 was; run it on a protected board and it changes nothing.
 """
 
-_STOPPED = "the application was stopped to ask; to start it again: mpremote connect {} reset"
+_RECOVER = """\
+Inspects, repairs and backs up, as a power-on does, but with a person's patience: it reads all
+backup copies, however long that takes, where a power-on stops looking (read-limit), and tries
+again the repairs that failed too often before (repair-limit).
+"""
+
+_DESCRIPTIONS = {"provision": _PROVISION, "recover": _RECOVER}
+
+STOPPED = "the application was stopped to ask; to start it again: mpremote connect {} reset"
 
 
 def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     """Add the commands to the parser."""
-    connected = argparse.ArgumentParser(add_help=False, parents=[common])
-    connected.add_argument(
-        "--port", help="serial port or pty (default: the board that `lifeboat board` runs)"
-    )
+    with_port = argparse.ArgumentParser(add_help=False, parents=[common])
+    add_port(with_port)
     run: Callable[[argparse.Namespace, Output], int]
     parsers = {}
     for name, run, text in (
@@ -58,14 +69,14 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         ("status", _status, "what a connected board is, runs, and reported last"),
         ("verify", _verify, "read all code and all backup copies; exit code 3 for damage"),
         ("backup", _backup, "bring the backup copies level with the code in flash, now"),
-        ("recover", _recover, "inspect and repair the code in flash, now"),
+        ("recover", _recover, "inspect and repair the code in flash, now, with all patience"),
         ("unprovision", _unprovision, "remove the backup regions of a connected board's disks"),
     ):
         parser = parsers[name] = commands.add_parser(
             name,
-            parents=[connected],
+            parents=[with_port],
             help=text,
-            description=_PROVISION if name == "provision" else text,
+            description=_DESCRIPTIONS.get(name, text),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         parser.set_defaults(run=run)
@@ -73,6 +84,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         parsers[name].add_argument(
             "--image", type=Path, required=True, metavar="FILE", help="made by lifeboat image"
         )
+        signing.add(parsers[name], "--sign")
     for name in ("provision", "unprovision"):
         parsers[name].add_argument(
             "--disk", action="append", default=[], metavar="NAME", help="such as sata0; repeat it"
@@ -95,13 +107,22 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         parsers[name].add_argument("--yes", action="store_true", help="do not ask")
 
 
+def add_port(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says which board."""
+    parser.add_argument(
+        "--port", help="serial port or pty (default: the board that `lifeboat board` runs)"
+    )
+
+
 @contextmanager
-def _connected(args: argparse.Namespace) -> Iterator[Agent]:
+def connected(args: argparse.Namespace) -> Iterator[Agent]:
+    """The board at the port that a person names."""
     with Link(args.port or default_port()) as link:
         yield Agent(link)
 
 
-def _about(agent: Agent) -> dict[str, Any]:
+def about_board(agent: Agent) -> dict[str, Any]:
+    """Which board this is, for --json."""
     return {
         "port": agent.link.port,
         "product": agent.product,
@@ -114,19 +135,25 @@ def _present_json(found: Present) -> dict[str, Any]:
     return {**(found.about or {"error": found.why}), "bad": found.bad}
 
 
-def _grid(rows: Sequence[tuple[str, str]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
+def grid(rows: Sequence[tuple[str, str]]) -> Table:
+    """Rows of a name and a text, for people."""
+    table = Table.grid(padding=(0, 2))
     for row in rows:
-        grid.add_row(*row)
-    return grid
+        table.add_row(*row)
+    return table
 
 
-def _member_rows(members: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+def member_rows(
+    members: Sequence[dict[str, Any]], builds_known: bool = False
+) -> list[tuple[str, str]]:
+    """The members and their copies; builds_known: also say which copies never ran here."""
     rows = []
     for member in members:
         rows.append((f"disk {member['disk']}", member["state"]))
         for copy in member["copies"]:
             text = copy.get("error") or f"{copy['version']}, build {copy['build']}"
+            if builds_known and copy.get("known") is False:
+                text += ", never ran here"
             if copy.get("bad"):
                 text += f", {len(copy['bad'])} damaged blocks: {_spans(copy['bad'])}"
             rows.append(("", f"generation {copy['generation']} in slot {copy['slot']}: {text}"))
@@ -141,26 +168,36 @@ def _spans(blocks: Sequence[int]) -> str:
 
 
 def _status(args: argparse.Namespace, output: Output) -> int:
-    with _connected(args) as agent:
+    with connected(args) as agent:
         found = provision.described(agent)
         answer = agent.call("members")
+        memory = remembered.read(agent)
         last = agent.about["report"]
         rows = [
             ("board", f"{agent.product} at {agent.link.port}"),
             ("flash", f"{agent.flash_size} bytes, blocks of {agent.block_size}"),
             ("code", str(found)),
-            *_member_rows(answer["members"]),
+            *member_rows(answer["members"], bool(memory.builds)),
+            *remembered.rows(memory, answer),
         ]
-        output.show(_grid(rows), "")
+        output.show(grid(rows), "")
         if last:
             output.show("the last power-on:", report.table(last), "")
-        output.show(_STOPPED.format(agent.link.port))
-        output.result({**_about(agent), "code": _present_json(found), **answer, "report": last})
+        output.show(STOPPED.format(agent.link.port))
+        output.result(
+            {
+                **about_board(agent),
+                "code": _present_json(found),
+                **answer,
+                **remembered.to_json(memory, answer),
+                "report": last,
+            }
+        )
     return EXIT_OK
 
 
 def _verify(args: argparse.Namespace, output: Output) -> int:
-    with _connected(args) as agent:
+    with connected(args) as agent:
         with output.bar("code flash") as bar:
             found = provision.present(agent, bar)
         with output.bar("backup copies") as bar:
@@ -174,13 +211,13 @@ def _verify(args: argparse.Namespace, output: Output) -> int:
             text += f", {len(found.bad)} damaged blocks: {_spans(found.bad)}"
         elif found.about and not found.about["blank"]:
             text += ", damage after the manifest"
-        output.show(_grid([("code", text), *_member_rows(answer["members"])]))
+        output.show(grid([("code", text), *member_rows(answer["members"])]))
         for reason in answer["reasons"]:
             output.show(" ".join(part for part in reason if part))
         if not copies:
             output.show("no backup copy")
         output.show("", "all is well" if ok else f"  next: {_next(agent, found, answer, bad)}")
-        output.result({**_about(agent), "ok": ok, "code": _present_json(found), **answer})
+        output.result({**about_board(agent), "ok": ok, "code": _present_json(found), **answer})
     return EXIT_OK if ok else EXIT_DAMAGE
 
 
@@ -205,7 +242,7 @@ def _next(
 
 
 def _backup(args: argparse.Namespace, output: Output) -> int:
-    with _connected(args) as agent:
+    with connected(args) as agent:
         with output.bar("code flash") as bar:
             found = provision.present(agent, bar)
         if not found.intact:
@@ -216,30 +253,51 @@ def _backup(args: argparse.Namespace, output: Output) -> int:
             )
         if provision.protected(agent.call("members")):
             output.show(f"{found}: every member holds its backup already")
-            output.result({**_about(agent), "done": False, "report": None})
+            output.result({**about_board(agent), "done": False, "report": None})
             return EXIT_OK
         return _finished(output, agent, provision.power_on(agent), "RUN")
 
 
 def _recover(args: argparse.Namespace, output: Output) -> int:
-    with _connected(args) as agent:
-        return _finished(output, agent, provision.power_on(agent), "RUN", "RUN_DEGRADED")
+    with connected(args) as agent:
+        last = provision.power_on(agent, unlimited=True)
+        return _finished(output, agent, last, "RUN", "RUN_DEGRADED")
 
 
 def _finished(output: Output, agent: Agent, last: dict[str, Any], *wanted: str) -> int:
-    output.show(report.table(last), "", _STOPPED.format(agent.link.port))
-    output.result({**_about(agent), "done": True, "report": last})
+    output.show(report.table(last), "", STOPPED.format(agent.link.port))
+    output.result({**about_board(agent), "done": True, "report": last})
     return EXIT_OK if last["verdict"] in wanted else EXIT_ERROR
 
 
 # --- flash ---------------------------------------------------------------------------------
 
 
+@contextmanager
+def _signed(
+    output: Output, file: Code, who: Signer | None
+) -> Iterator[tuple[Code, dict[str, Any] | None]]:
+    """The code as `who` signs it, in a copy of the image, and what is told about that.
+
+    Called when a board is there: each time costs a one-time key.
+    """
+    if who is None:
+        yield file, None
+        return
+    with tempfile.TemporaryDirectory(prefix="lifeboat-") as folder:
+        path = Path(folder, file.image.path.name)
+        image.sign(file.image, path, who)
+        told = signing.tell(output, who)
+        with provision.opened(path) as code:
+            yield code, told
+
+
 def _flash(args: argparse.Namespace, output: Output) -> int:
-    with provision.opened(args.image) as code:
+    who = signing.signer(args)
+    with provision.opened(args.image) as file:
         with output.bar(f"reading {args.image.name}") as bar:
-            code.check(bar)
-        with _connected(args) as agent:
+            file.check(bar)
+        with connected(args) as agent, _signed(output, file, who) as (code, told):
             stakes, bad = _code_stakes(output, agent, code)
             sent, last = None, agent.about["report"]
             done = bool(bad) or not provision.protected(agent.call("members"))
@@ -250,7 +308,9 @@ def _flash(args: argparse.Namespace, output: Output) -> int:
                 last = _reset(output, agent)
                 output.show(report.table(last))
                 _check_outcome(agent, code, last)
-            output.result({**_about(agent), "done": done, "sent": sent, "report": last})
+            output.result(
+                {**about_board(agent), "done": done, "sent": sent, "signing": told, "report": last}
+            )
     return EXIT_OK
 
 
@@ -263,6 +323,14 @@ def _code_stakes(output: Output, agent: Agent, code: Code) -> tuple[list[str], l
     if not bad:
         output.show(f"code: {new} is in flash already")
         return [], bad
+    memory = remembered.read(agent)
+    if not provision.has_memory(code, memory):
+        why = (
+            "the image leaves no room for it"
+            if memory.blocks
+            else "this board has no place for it"
+        )
+        output.show(f"memory: none with this code ({why}): the disks are believed")
     lines = [f"code: {len(bad)} blocks are written, for {new}"]
     if before.about:
         lines.append(f"  it replaces {before}")
@@ -271,6 +339,7 @@ def _code_stakes(output: Output, agent: Agent, code: Code) -> tuple[list[str], l
                 "  which has no backup: when this is cut short, the board runs nothing "
                 "until it is flashed again"
             )
+    lines += provision.losses(agent, code, before, memory)
     output.show(*lines)
     return lines, bad
 
@@ -315,23 +384,30 @@ def _check_outcome(
 
 
 def _provision(args: argparse.Namespace, output: Output) -> int:
-    with provision.opened(args.image) as code:
+    who = signing.signer(args)
+    with provision.opened(args.image) as file:
         with output.bar(f"reading {args.image.name}") as bar:
-            code.check(bar)
-        with _connected(args) as agent:
+            file.check(bar)
+        with connected(args) as agent, _signed(output, file, who) as (code, told):
             output.show(f"board: {agent.product} at {agent.link.port}")
             result = _steps(args, output, agent, code)
-            output.result({**_about(agent), **result})
+            output.result({**about_board(agent), "signing": told, **result})
     return EXIT_OK
 
 
 def _steps(args: argparse.Namespace, output: Output, agent: Agent, code: Code) -> dict[str, Any]:
     stakes, bad = _code_stakes(output, agent, code)
-    proposals, regions = _regions_planned(args, output, agent, code)
+    proposals, headers = _regions_planned(args, output, agent, code)
+    regions = list(headers)
     if proposals:
         stakes += cli_reserve.stakes(args, output, proposals)
+    own = _set_to_remember(agent, code, headers, proposals)
+    if own:
+        lines = _memory_stakes(agent, own, regions, proposals)
+        output.show(*lines)
+        stakes += lines
     last = agent.about["report"]
-    steps: dict[str, Any] = {"code": None, "created": [], "drill": None}
+    steps: dict[str, Any] = {"code": None, "created": [], "memory": None, "drill": None}
     result = {"done": False, **steps, "regions": regions, "report": last}
     level = provision.protected(agent.call("members"), regions)
     if level and not stakes:
@@ -345,6 +421,11 @@ def _steps(args: argparse.Namespace, output: Output, agent: Agent, code: Code) -
     if proposals:
         agent.call("disks")  # trouble on the line may have made it forget them
         result["created"] = cli_reserve.carry_out(args, output, proposals)
+    if own:  # the regions first: a cut in between is told as member-new
+        with consent.writing("to go on: run the same command again"):
+            memory = remembered.write(agent, own, lbas=cli_reserve.named_lbas(args))
+        output.show(f"memory: set {own} is this controller's own ({memory.disks})")
+        result["memory"] = own
     last = _reset(output, agent)
     _check_outcome(agent, code, last, [*regions, *(made["disk"] for made in result["created"])])
     output.show(f"backup: made on {', '.join(provision.holding(last))}")
@@ -364,30 +445,61 @@ def _steps(args: argparse.Namespace, output: Output, agent: Agent, code: Code) -
     }
 
 
+def _set_to_remember(
+    agent: Agent, code: Code, headers: dict[str, RegionHeader], proposals: Sequence[Proposal]
+) -> str | None:
+    """The set that has to be written into the memory: regions of it are made now, or an earlier
+    run was cut short before it came to that."""
+    memory = remembered.read(agent)
+    planned = [proposal.header for proposal in proposals if proposal.header]
+    found = list(headers.values())
+    if not (found or planned) or not provision.has_memory(code, memory):
+        return None
+    own = (found or planned)[0].set_id.hex()
+    missing = {h.region_id.hex() for h in found if h.set_id.hex() == own} - memory.regions
+    return own if planned or missing or memory.set_id != own else None
+
+
+def _memory_stakes(
+    agent: Agent, own: str, regions: Sequence[str], proposals: Sequence[Proposal]
+) -> list[str]:
+    disks = [*regions, *(str(proposal.disk.path) for proposal in proposals)]
+    lines = [f"memory: set {own} becomes this controller's own: {', '.join(disks)}"]
+    memory = remembered.read(agent)
+    if memory.set_id not in (None, own):
+        lines.append(
+            f"  set {memory.set_id} ({memory.disks}) is forgotten; its disks are only read then"
+        )
+    return lines
+
+
 def _regions_planned(
     args: argparse.Namespace, output: Output, agent: Agent, code: Code
-) -> tuple[list[Proposal], list[str]]:
-    """Proposals for the regions that are missing, and the disks that have one of the set."""
+) -> tuple[list[Proposal], dict[str, RegionHeader]]:
+    """Proposals for the regions that are missing, and the headers of the set's that are here."""
     lbas = cli_reserve.named_lbas(args)
     wanted = boarddisk.attached(agent, args.disk, write=True)
     disks = boarddisk.attached(agent, write=True)
-    headers = _headers(disks, lbas)
+    headers = region.headers(disks, lbas)
     for member in agent.call("members")["members"]:
         if member["disk"] in headers and member["state"] == "foreign":
-            output.show(f"region: {member['disk']} has one of another set, and is left alone")
+            output.show(
+                f"region: {member['disk']} has one of another set, and is left alone; if it is to "
+                f"be this controller's: lifeboat adopt {(member.get('set') or 'SET')[:8]}"
+            )
             wanted = [disk for disk in wanted if str(disk.path) != member["disk"]]
             del headers[member["disk"]]
     for name in headers:
         output.show(f"region: {name} has one already")
     wanted = [disk for disk in wanted if str(disk.path) not in headers]
     if headers:
-        return _joining(args, output, wanted, disks, headers), list(headers)
+        return _joining(args, output, wanted, disks, headers), headers
     # A region for any code that fits the flash, or of the size that a person wants.
     args.board, args.block_size = None, agent.block_size
     args.flash_size = agent.flash_size
     if args.size is not None:
         args.flash_size = code.manifest.code_size + agent.block_size
-    return cli_reserve.propose(args, output, wanted), []
+    return cli_reserve.propose(args, output, wanted), {}
 
 
 def _joining(
@@ -420,21 +532,9 @@ def _joining(
     return proposals
 
 
-def _headers(disks: Sequence[BoardDisk], lbas: Sequence[int]) -> dict[str, RegionHeader]:
-    """The region headers of the disks that have one, by the disks' names."""
-    headers = {}
-    for disk in disks:
-        try:
-            headers[str(disk.path)] = region.find(disk, lbas).header
-        except LifeboatError as error:
-            if error.code != "region-none":
-                raise
-    return headers
-
-
 def _unprovision(args: argparse.Namespace, output: Output) -> int:
     files = {undo.load(path).disk: path for path in args.undo}
-    with _connected(args) as agent:
+    with connected(args) as agent:
         disks = boarddisk.attached(agent, args.disk, write=True)
         unknown = [name for name in files if name not in [str(disk.path) for disk in disks]]
         if unknown:
@@ -443,7 +543,7 @@ def _unprovision(args: argparse.Namespace, output: Output) -> int:
                 f"{files[unknown[0]]} is for {unknown[0]}, which is not among the disks",
                 f"disks: {', '.join(str(disk.path) for disk in disks)}",
             )
-        having = _headers(disks, [] if args.lba is None else [args.lba])
+        having = region.headers(disks, [] if args.lba is None else [args.lba])
         removed = []
         for disk in disks:
             args.undo = files.get(str(disk.path))
@@ -451,5 +551,9 @@ def _unprovision(args: argparse.Namespace, output: Output) -> int:
                 removed += cli_remove.give_back(args, output, [disk])
         if not removed:
             output.show("no disk has a backup region")
-        output.result({**_about(agent), "removed": removed})
+        regions = [header.region_id.hex() for header in having.values()]
+        forgotten = cli_remove.forget(
+            args, output, agent, regions, args.disk or None, ask=not removed
+        )
+        output.result({**about_board(agent), "removed": removed, "forgotten": forgotten})
     return EXIT_OK

@@ -13,7 +13,7 @@ from lifeboat_host import cli_remove, cli_reserve, image, options, region
 from lifeboat_host.cli_reserve import describe, opened
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import EXIT_DAMAGE, EXIT_OK
-from lifeboat_host.formats import Manifest
+from lifeboat_host.formats import EVIDENCE, PARITY, STATE, Extent, Manifest, RegionHeader
 from lifeboat_host.output import Output
 
 _EXAMPLES = """\
@@ -75,8 +75,18 @@ def _disks() -> argparse.ArgumentParser:
 
 
 def _describe_slot(slot: region.Slot) -> dict[str, Any]:
+    if slot.candidate:
+        return {
+            "slot": slot.index,
+            "state": "candidate",
+            "why": slot.why,
+            "build": slot.candidate.build_id.hex(),
+            "product": slot.candidate.product,
+            "version": slot.candidate.version,
+        }
     if not (slot.commit and slot.manifest):
-        return {"slot": slot.index, "state": "free", "why": slot.why}
+        state = "newer" if slot.newer else "free"
+        return {"slot": slot.index, "state": state, "why": slot.why}
     return {
         "slot": slot.index,
         "state": "committed",
@@ -86,7 +96,33 @@ def _describe_slot(slot: region.Slot) -> dict[str, Any]:
         "version": slot.manifest.version,
         "block_count": slot.manifest.block_count,
         "block_size": slot.manifest.block_size,
+        "security_counter": slot.manifest.security_counter,
+        "read_only": slot.read_only,
     }
+
+
+def _slot_text(slot: region.Slot) -> str:
+    if slot.candidate:
+        code = slot.candidate
+        return f"candidate of an update: {code.product} {code.version}, build {code.build}"
+    if slot.commit and slot.manifest:
+        code = slot.manifest
+        rest = ", of a newer format: only read" if slot.read_only else ""
+        return (
+            f"generation {slot.commit.generation}: {code.product} {code.version}, "
+            f"build {code.build}{rest}"
+        )
+    if slot.newer:
+        return f"of a newer format ({slot.why}): neither used nor overwritten"
+    return f"free ({slot.why})"
+
+
+_EXTENTS = {STATE: "state of a trial", EVIDENCE: "evidence", PARITY: "parity"}
+
+
+def _extent_text(header: RegionHeader, extent: Extent) -> str:
+    name = _EXTENTS.get(extent.kind, f"type {extent.kind}, not known to this version")
+    return f"{name}: {extent.units} units at {header.start + extent.offset:#x}"
 
 
 def _show(output: Output, disk: Disk, found: region.Found, slots: list[region.Slot]) -> None:
@@ -98,16 +134,20 @@ def _show(output: Output, disk: Disk, found: region.Found, slots: list[region.Sl
     grid.add_row(
         "member", f"{header.member_index} of {header.member_count}, set {header.set_id.hex()}"
     )
+    grid.add_row("product", header.product or "not told")
     for copy in found.copies:
         grid.add_row("header", f"{copy.name} copy at {copy.offset:#x}: {copy.state}")
+    agreed = "" if found.agreed else "; the copies do not agree: only a board that knows it writes"
+    grid.add_row("serial", f"{header.header_serial}{agreed}")
+    if header.read_only:
+        grid.add_row("format", "newer: this version only reads this region")
     for slot in slots:
-        text = f"free ({slot.why})"
-        if slot.commit and slot.manifest:
-            text = (
-                f"generation {slot.commit.generation}: {slot.manifest.product} "
-                f"{slot.manifest.version}, build {slot.manifest.build}"
-            )
-        grid.add_row(f"slot {slot.index}", text)
+        grid.add_row(f"slot {slot.index}", _slot_text(slot))
+    if header.journal:
+        start, units = header.journal
+        grid.add_row("journal", f"{units} units at {start:#x}")
+    for extent in header.extents:
+        grid.add_row("extent", _extent_text(header, extent))
     output.show(grid)
 
 
@@ -128,6 +168,8 @@ def _inspect(args: argparse.Namespace, output: Output) -> int:
                     **describe(disk, found.header),
                     "found": found.how,
                     "headers": [asdict(copy) for copy in found.copies],
+                    "agreed": found.agreed,
+                    "extents": [asdict(extent) for extent in found.header.extents],
                     "slots": [_describe_slot(slot) for slot in slots],
                 }
             )
@@ -144,10 +186,8 @@ def _verify(args: argparse.Namespace, output: Output) -> int:
         results = [_verify_disk(args, output, disk, wanted) for disk in disks]
     ok = all(result["ok"] for result in results)
     output.result({"members": results, "ok": ok})
-    if not ok:
-        output.show(
-            "  next: power the board on; it brings its members level when the code is good"
-        )
+    for step in dict.fromkeys(step for result in results for step in result["next"]):
+        output.show(f"  next: {step}")
     return EXIT_OK if ok else EXIT_DAMAGE
 
 
@@ -164,19 +204,32 @@ def _verify_disk(
         if copy.state != "ok"
     ]
     problems += [
-        f"slot {check.slot.index}: block {block} at "
-        f"{region.block_offset(check.slot.offset, check.manifest, block):#x} is damaged"
+        f"slot {check.slot.index}: block {block} at {check.slot.block(block):#x} is damaged"
         for check in checks
         for block in check.bad
     ]
+    steps = []
+    if not found.headers_ok:
+        steps.append(
+            "header copies of its own set are rewritten by the board's next power-on, "
+            "unless one is of a newer format"
+        )
+    if any(check.bad for check in checks):
+        # A power-on with intact code does not read the blocks of the copies.
+        steps.append(
+            "damaged blocks of a copy are rewritten by the board's scrubber in operation, from "
+            "its flash; a power-on alone does not read them"
+        )
     newest = region.newest(slots)
     if not checks:
         problems.append("no backup copy yet")
+        steps.append("power the board on: it makes the backup when its code is good")
     elif wanted and newest and newest.manifest and newest.manifest.build != wanted.build:
         problems.append(
             f"the newest copy is build {newest.manifest.build}, "
             f"not the backup of {args.image} (build {wanted.build})"
         )
+        steps.append("power the board on with that image: it makes the backup of what it runs")
     for problem in problems:
         output.show(f"{disk.path}: {problem}")
     if not problems:
@@ -186,5 +239,6 @@ def _verify_disk(
         "disk": str(disk.path),
         "ok": not problems,
         "problems": problems,
+        "next": steps,
         "copies": [{**_describe_slot(check.slot), "bad": check.bad} for check in checks],
     }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lifeboat_host import cli_reserve, consent, diskmap, options, region, restore, undo
 from lifeboat_host.cli_reserve import opened
@@ -14,6 +14,9 @@ from lifeboat_host.disks import Disk
 from lifeboat_host.errors import EXIT_OK, LifeboatError
 from lifeboat_host.output import Output
 
+if TYPE_CHECKING:
+    from lifeboat_host.agent import Agent
+
 _DESCRIPTION = """\
 Gives a region's range back, after asking. With the recovery file of its creation everything in the
 range, and the partition table, becomes what it was; if the table has been changed since, only
@@ -21,8 +24,11 @@ lifeboat's partition is deleted from it. Without it the region's headers and com
 to zero, and its partition is deleted.
 
 When the disk, or lifeboat's partition on it, has become a file system, or the like, since: it may
-reach into the region, or end before it (an application's on `region.user_area()`). So the range
+reach into the region, or end before it (an application's on `userarea.user_area()`). So the range
 has to be named, by typing it at the question or as --overwrite.
+
+With --port the controller's memory forgets the region afterwards; when it was cut short in
+between, the same command does the rest.
 """
 
 _AGAIN = "to go on: run the same command again"
@@ -60,8 +66,79 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
 
 def _remove(args: argparse.Namespace, output: Output) -> int:
     with opened(args, write=True) as disks:
-        output.result({"removed": give_back(args, output, disks)})
+        if not args.port:
+            output.result({"removed": give_back(args, output, disks)})
+            return EXIT_OK
+        output.result(_remove_through(args, output, disks))
     return EXIT_OK
+
+
+def _remove_through(
+    args: argparse.Namespace, output: Output, disks: Sequence[Disk]
+) -> dict[str, Any]:
+    """Remove regions through the board, and have its memory forget them: the regions first."""
+    from lifeboat_host.board import remembered  # only here: it loads the serial port's library
+
+    agent = disks[0].agent  # type: ignore[attr-defined]
+    headers = region.headers(disks, [] if args.lba is None else [args.lba])
+    names = [str(disk.path) for disk in disks]
+    # An earlier run may have been cut short after the region, before the memory.
+    known = {member.disk for member in remembered.read(agent).members}
+    left = [d for d in disks if args.undo or str(d.path) in headers or str(d.path) not in known]
+    removed = give_back(args, output, left) if left else []
+    ids = [header.region_id.hex() for header in headers.values()]
+    return {
+        "removed": removed,
+        "forgotten": forget(args, output, agent, ids, names, ask=not removed),
+    }
+
+
+def forget(
+    args: argparse.Namespace,
+    output: Output,
+    agent: Agent,
+    removed: Collection[str],
+    disks: Collection[str] | None,
+    ask: bool,
+) -> list[str]:
+    """Have the controller's memory forget regions that are not here any more; their ids.
+
+    removed: ids of regions; disks: names of disks whose remembered regions are forgotten, too;
+    None: all that are not here. ask: nobody was asked yet.
+    """
+    from lifeboat_host.board import remembered
+
+    memory = remembered.read(agent)
+    found = agent.call("members")
+    here = {m.get("region") for m in found["members"] if m.get("set") == memory.set_id}
+    gone = [
+        member
+        for member in memory.members
+        if member.region not in here
+        and (disks is None or member.region in removed or member.disk in disks)
+    ]
+    if not memory.set_id or not gone:
+        return []
+    names = ", ".join(f"member {member.index} ({member.disk})" for member in gone)
+    line = f"the controller forgets {names} of set {memory.set_id}"
+    if len(gone) == len(memory.members):
+        line += ", and has no set then"
+    if ask:
+        consent.confirm([line], args.yes)
+    ids = [member.region for member in gone]
+    try:
+        with consent.writing(_AGAIN):
+            remembered.write(agent, memory.set_id, ids)
+    except LifeboatError as error:
+        if error.code != "memory-place":
+            raise
+        output.show(
+            "the code in flash does not leave room for the memory, which stays as it is: "
+            f"it still knows {names}"
+        )
+        return []
+    output.show(line)
+    return ids
 
 
 def give_back(

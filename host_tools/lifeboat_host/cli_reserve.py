@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lifeboat_host import consent, diskmap, diskpicture, options, region, reserve, undo
 from lifeboat_host.diskmap import DiskMap
@@ -18,13 +18,17 @@ from lifeboat_host.formats import SLOT_SIZE_MIN, RegionHeader
 from lifeboat_host.output import Output
 from lifeboat_host.reserve import AUTO, Place
 
+if TYPE_CHECKING:
+    from lifeboat_host.board.remembered import Remembered
+
 _PLAN = """\
 Shows what is on each disk and where its region would go; writes nothing. Exit code 1: at least
 one disk was refused.
 
 A disk with a GPT gets a partition of its own, of lifeboat's type, in free space; a blank disk or
 one with an MBR gives up its tail. Whatever is recognised (partitions, file systems, RAID, LVM, ZFS
-and encryption metadata, another backup region) is never touched, and there is no option for that.
+and encryption metadata, another backup region, also of a newer format) is never touched, and there
+is no option for that.
 """
 
 _CREATE = """\
@@ -34,6 +38,10 @@ Sectors that are not zero and not recognised are overwritten only when a person 
 range is typed at the question or given as --overwrite. Before a disk is changed, a recovery file
 with all that will be overwritten is written; with it `lifeboat region remove --undo` puts the disk
 back, byte for byte.
+
+With --port the controller's memory knows the set afterwards, unless it remembers another one: then
+`lifeboat adopt` decides. When it was cut short in between, the same command does the rest. Made
+without the board, a set has to be adopted by it: `lifeboat adopt`.
 """
 
 
@@ -182,14 +190,23 @@ def propose(
     """A proposal for each disk; member: whose set they are to join. args: as add_place() says."""
     lbas = named_lbas(args)
     joined = region.find(member, lbas).header if member else None
+    new: dict[str, Any] = {}  # what new_headers() wants to know
     if joined:
-        slots, need, size = joined.slot_count, joined.slot_size, joined.size
+        size = joined.size
     else:
-        slots, need = args.slots, SLOT_SIZE_MIN
+        new = {"slots": args.slots, "need": SLOT_SIZE_MIN}
         if args.size is None or args.board or args.flash_size:
-            _, flash_size, block_size = options.flash_numbers(args)
-            need = region.slot_size_for(flash_size, block_size)
-        size = args.size or region.size_for(need, slots)
+            product, flash_size, block_size = options.flash_numbers(args)
+            new = {
+                "slots": args.slots,
+                "need": region.slot_size_for(flash_size, block_size),
+                "block_size": block_size,
+                "manifest_area": region.manifest_area_for(flash_size, block_size),
+                "product": product if args.board else "",
+            }
+        size = args.size or region.size_for(
+            new["need"], args.slots, new.get("block_size", region.BLOCK_SIZE_MAX)
+        )
     proposals = []
     for disk in disks:
         with output.bar(f"looking at {disk.path.name}") as bar:
@@ -204,13 +221,13 @@ def propose(
                 )
             else:
                 at = [(place.first, place.sectors)]
-                (proposal.header,) = region.new_headers([disk], at, slots=slots, need=need)
+                (proposal.header,) = region.new_headers([disk], at, **new)
             proposal.place = place
         except LifeboatError as error:
             proposal.refusal = error
     places = [(p.place.first, p.place.sectors) for p in proposals if p.place]
     if not joined and len(places) == len(proposals):
-        headers = region.new_headers(disks, places, slots=slots, need=need)
+        headers = region.new_headers(disks, places, **new)
         for proposal, header in zip(proposals, headers):
             proposal.header = header
     return proposals
@@ -276,11 +293,81 @@ def _create(args: argparse.Namespace, output: Output) -> int:
     others = _joined(args)
     with opened(args, write=True, others=others) as disks:
         member = disks.pop() if others else None
+        if args.port and disks:
+            output.result(_create_through(args, output, disks, member))
+            return EXIT_OK
         proposals = propose(args, output, disks, member)
         consent.confirm(stakes(args, output, proposals), args.yes)
         created = carry_out(args, output, proposals)
-    output.result({"created": created})
+    output.show(
+        "a board that remembers nothing yet takes them for its own at its first power-on; one "
+        "that remembers other disks only reads them until it is told that they are its own",
+        "  next: then lifeboat adopt, with the disks in it; or create them through it: --port",
+    )
+    output.result({"created": created, "adopt": True})
     return EXIT_OK
+
+
+def _create_through(
+    args: argparse.Namespace, output: Output, disks: Sequence[Disk], member: Disk | None
+) -> dict[str, Any]:
+    """Create regions through the board, and have its memory know them: the regions first."""
+    from lifeboat_host.board import remembered  # only here: it loads the serial port's library
+
+    agent = disks[0].agent  # type: ignore[attr-defined]
+    lbas = named_lbas(args)
+    memory = remembered.read(agent)
+    own = _unremembered(disks, member, lbas, memory)
+    created: list[dict[str, Any]] = []
+    if own:  # an earlier run was cut short
+        names = ", ".join(str(disk.path) for disk in disks)
+        line = f"{names}: the regions are there; the controller is to remember them as its own"
+        consent.confirm([line], args.yes)
+    else:
+        proposals = propose(args, output, disks, member)
+        consent.confirm(stakes(args, output, proposals), args.yes)
+        agent.call("disks")  # trouble on the line may have made it forget them
+        created = carry_out(args, output, proposals)
+        own = str(created[0]["set_id"])
+    adopt = memory.set_id not in (None, own)
+    result = {"created": created, "adopt": adopt, "remembered": False}
+    if memory.state == "none":
+        output.show(f"memory: {memory.text}")
+    elif adopt:
+        output.show(
+            f"the controller remembers set {memory.set_id} ({memory.disks}), and only reads the "
+            "new regions until it is told that they are its own",
+            f"  next: lifeboat adopt {own[:8]}",
+        )
+    else:
+        try:
+            with consent.writing("to go on: run the same command again"):
+                memory = remembered.write(agent, own, lbas=lbas)
+        except LifeboatError as error:
+            if error.code != "memory-place":
+                raise
+            output.show(
+                "there is no code in flash that leaves room for the memory: the set becomes the "
+                "controller's own when it finds such code, and no other set"
+            )
+        else:
+            output.show(f"memory: set {own} is this controller's own ({memory.disks})")
+            result["remembered"] = True
+    return result
+
+
+def _unremembered(
+    disks: Sequence[Disk], member: Disk | None, lbas: Sequence[int], memory: Remembered
+) -> str | None:
+    """The set of which all these disks have a region already, when the memory is the only place
+    that does not know that, and may be told."""
+    headers = list(region.headers([*disks, *([member] if member else [])], lbas).values())
+    sets = {header.set_id.hex() for header in headers}
+    if memory.state == "none" or len(sets) != 1 or len(headers) < len(disks) + bool(member):
+        return None
+    regions = {header.region_id.hex() for header in headers}
+    (own,) = sets
+    return own if memory.set_id in (None, own) and regions - memory.regions else None
 
 
 def stakes(args: argparse.Namespace, output: Output, proposals: Sequence[Proposal]) -> list[str]:
@@ -370,6 +457,7 @@ def describe(disk: Disk, header: RegionHeader) -> dict[str, Any]:
     fields = {
         key: value.hex() if isinstance(value, bytes) else value
         for key, value in asdict(header).items()
+        if key != "directory"  # `region inspect` has what it says
     }
     return {"disk": str(disk.path), **fields}
 

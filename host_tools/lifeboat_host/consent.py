@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from lifeboat_host.errors import LifeboatError
+from lifeboat_host.output import clean
 
 
 def confirm(stakes: Sequence[str], yes: bool) -> None:
@@ -43,5 +44,5 @@ def ask(lines: Sequence[str]) -> str:
             "nothing was changed",
             "run it in a terminal, or give --yes",
         )
-    print("\n".join(lines), end="", file=sys.stderr, flush=True)
+    print(clean("\n".join(lines)), end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip()

@@ -15,32 +15,43 @@ from typing import Any
 
 from rich.rule import Rule
 
-from lifeboat_host import boards, image, picture, region, report
+from lifeboat_host import boards, image, options, picture, region, report
 from lifeboat_host.boards import BoardSpec
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import EXIT_ERROR, EXIT_OK, LifeboatError
 from lifeboat_host.formats import Manifest
 from lifeboat_host.output import Output
-from lifeboat_host.qemu import Board
+from lifeboat_host.pico.board import make
+from lifeboat_host.qemu import Board, Drive, Usb
+from lifeboat_host.signing.demo_keys import CODE, DemoSigner
+from lifeboat_host.signing.signers import Signer
 
 _APPS = "host_tools/lifeboat_host/apps"
 _APP_LINES = ("app: cache", "app: health")
 _DISK_SIZE = 256 << 20
-_SERIAL_OS_SIZE = 8 << 20  # as much as a serial flash and an SD card take in a demo's time
+_BESIDE, _ONLY = "beside", "only"  # where a USB disk stands
+# As much as serial flashes and an SD card take in a demo's time.
+_SERIAL_OS_SIZE = {"mtd": 8 << 20, "port": 48 << 10}
+# For a controller with 200 KB of RAM, and an emulator that needs seconds for a power-on.
+_SMALL_APP = 'print("app: cache of nothing")\nprint("app: health")\n'
 
 
 class Stage:
     """The media of the demo, in a folder of their own, and the original image."""
 
-    def __init__(self, folder: Path, seed: int, spec: BoardSpec) -> None:
+    def __init__(self, folder: Path, seed: int, spec: BoardSpec, usb: str | None = None) -> None:
         self.folder = folder
         self.rng = random.Random(seed)
         self.spec = spec
         self.flash = folder / "flash.img"
-        count = 2 if spec.disk_kind == "sata" else 1
+        count = 1 if spec.disk_kind == "sd" or usb == _ONLY else 2
+        self.usb = {None: 0, _BESIDE: 1, _ONLY: 1}[usb]  # how many of the disks, the last ones
         self.disks = [folder / f"disk{number}.img" for number in range(count)]
         self.original = b""
         self.manifest: Manifest
+        self.payload: Path
+        self.apps: Path
+        self.small = spec.flash_kind == "port"
 
     def prepare(self) -> None:
         """Build the image, and two disks with a region each."""
@@ -50,18 +61,18 @@ class Stage:
             raise LifeboatError("no-payload", f"{payload}: no operating system to protect", hint)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        if self.spec.flash_kind != "pflash":
+        if self.spec.flash_kind in _SERIAL_OS_SIZE:
             part = self.folder / "os.bin"
-            part.write_bytes(payload.read_bytes()[:_SERIAL_OS_SIZE])
+            part.write_bytes(payload.read_bytes()[: _SERIAL_OS_SIZE[self.spec.flash_kind]])
             payload = part
-        self.manifest = image.build(
-            [image.Source("os", payload), image.Source("apps", boards.root() / _APPS)],
-            self.flash,
-            product=self.spec.product,
-            version="1.0",
-            flash_size=self.spec.flash_size,
-            block_size=self.spec.block_size,
-        )
+        self.apps = boards.root() / _APPS
+        if self.small:
+            self.apps = self.folder / "apps"
+            self.apps.mkdir()
+            (self.apps / "main.py").write_text(_SMALL_APP)
+        signer = DemoSigner(CODE) if self.spec.policy == boards.SIGNED else None
+        self.payload = payload
+        self.manifest = self.build(self.flash, "1.0", signer)
         self.original = self.flash.read_bytes()
         need = region.slot_size_for(self.spec.flash_size, self.spec.block_size)
         with ExitStack() as stack:
@@ -72,14 +83,42 @@ class Stage:
             for disk, header in zip(opened, region.new_set(opened, region.TAIL, need=need)):
                 region.create(disk, header)
 
+    def build(self, path: Path, version: str, signer: Signer | None = None) -> Manifest:
+        """An image of the payload and the applications."""
+        return image.build(
+            [image.Source("os", self.payload), image.Source("apps", self.apps)],
+            path,
+            product=self.spec.product,
+            version=version,
+            flash_size=self.spec.flash_size,
+            block_size=self.spec.block_size,
+            signer=signer,
+        )
+
+    def drives(self, pulled: Sequence[int] = ()) -> list[Drive]:
+        """The disks but those pulled, as QEMU is given them."""
+        sata = len(self.disks) - self.usb
+        found: list[Drive] = [
+            None if number in pulled else path for number, path in enumerate(self.disks[:sata])
+        ]
+        usb = [Usb(p) for n, p in enumerate(self.disks[sata:], sata) if n not in pulled]
+        return found + usb
+
     @property
     def manifest_block(self) -> int:
         return self.spec.flash_size // self.spec.block_size - 1
 
+    def content(self) -> bytearray:
+        """The flash as an image: without the memory, which is the controller's own."""
+        data = bytearray(self.flash.read_bytes())
+        place = self.manifest.memory(self.spec.flash_size)
+        data[place.start : place.stop] = b"\xff" * len(place)
+        return data
+
     def damaged(self) -> list[int]:
         """Blocks of the flash that are not the original's."""
         size = self.spec.block_size
-        now = self.flash.read_bytes()
+        now = self.content()
         starts = range(0, len(self.original), size)
         changed = [now[at : at + size] != self.original[at : at + size] for at in starts]
         return [block for block, differs in enumerate(changed) if differs]
@@ -116,7 +155,7 @@ class Stage:
         if slot is None:
             raise LifeboatError("demo", f"{self.disks[disk]}: no backup copy to damage")
         for block in blocks:
-            place = region.block_offset(slot.offset, self.manifest, block)
+            place = slot.block(block)
             _put(self.disks[disk], place + 1000, b"rotten")
 
     def rotten(self, disk: int) -> list[int] | None:
@@ -137,12 +176,16 @@ def _put(path: Path, offset: int, data: bytes) -> None:
 @dataclass(frozen=True)
 class Round:
     """One thing that goes wrong. pulled: numbers of the disks that are not there; disks: how many
-    the board must have for it."""
+    the board must have for it. signed: it takes a board that has keys. large: left out where a
+    power-on takes long.
+    """
 
     title: str
     damage: Callable[[Stage], None]
     pulled: Sequence[int] = ()
     disks: int = 1
+    signed: bool = False
+    large: bool = False
 
 
 def _first_and_last(stage: Stage) -> None:
@@ -168,25 +211,41 @@ def _both_copies(stage: Stage) -> None:
         stage.erase(block)
 
 
+def _intruder(stage: Stage) -> None:
+    """Somebody's own code, with all sums right and nobody's signature."""
+    path = stage.folder / "intruder.img"
+    code = bytearray(stage.payload.read_bytes())
+    code[-4096:] = stage.rng.randbytes(4096)
+    stage.payload = stage.folder / "intruder.bin"
+    stage.payload.write_bytes(code)
+    manifest = stage.build(path, "6.6")
+    data = path.read_bytes()
+    stage.overwrite(0, data[: manifest.code_size])
+    block = stage.spec.block_size
+    stage.overwrite(stage.manifest_block * block, data[-block:])
+
+
 ROUNDS = (
     Round("ten flipped bits", lambda stage: stage.flip_bits(10)),
-    Round("an erased block", lambda stage: stage.erase(2)),
-    Round("1000 random bytes all over the code", lambda stage: stage.random_bytes(1000)),
-    Round("the first and the last block full of garbage", _first_and_last),
+    Round("an erased block", lambda stage: stage.erase(2), large=True),
+    Round(
+        "1000 random bytes all over the code", lambda stage: stage.random_bytes(1000), large=True
+    ),
+    Round("the first and the last block full of garbage", _first_and_last, large=True),
     Round("the manifest destroyed", lambda stage: stage.garble(stage.manifest_block)),
     Round("the whole code flash erased", _everything_erased),
     Round("one disk pulled, ten flipped bits", lambda stage: stage.flip_bits(10), (0,), 2),
     Round("four blocks, three of them rotten on one disk too", _flash_and_one_copy, disks=2),
     Round("four blocks, each disk has only two of them right", _both_copies, disks=2),
+    Round("an intruder's own code, whole, with all sums right", _intruder, signed=True),
     Round("nothing: a healthy board writes nothing", lambda stage: None),
 )
 
 
 def power_on(stage: Stage, pulled: Sequence[int] = ()) -> tuple[dict[str, Any], bool, float]:
     """(report, whether both applications ran, seconds from power-on to the report)."""
-    drives = [None if number in pulled else path for number, path in enumerate(stage.disks)]
     start = time.monotonic()
-    with Board(stage.flash, drives, spec=stage.spec) as board:
+    with make(stage.flash, stage.drives(pulled), spec=stage.spec) as board:
         found = board.power_on_report()
         seconds = time.monotonic() - start
         return found, found["verdict"] != "RESCUE" and _applications_run(board), seconds
@@ -207,7 +266,7 @@ def play(stage: Stage, item: Round) -> dict[str, Any]:
     item.damage(stage)
     damaged = stage.damaged()
     found, ran, seconds = power_on(stage, item.pulled)
-    identical = stage.flash.read_bytes() == stage.original
+    identical = stage.content() == stage.original
     thrifty = found["erases"] == len(damaged) and (damaged or not found["disk_writes"])
     rotten = [stage.rotten(number) for number in range(len(stage.disks))]
     return {
@@ -285,13 +344,24 @@ def main(arguments: Sequence[str]) -> int:
     """`lifeboat demo`. Returns the exit code: 0 when everything healed."""
     parser = argparse.ArgumentParser(prog="lifeboat demo", description=__doc__)
     parser.add_argument("--board", default=boards.DEFAULT_BOARD, help="board id")
+    options.add_policy(parser, "--sign")
+    parser.add_argument(
+        "--usb",
+        nargs="?",
+        choices=(_BESIDE, _ONLY),
+        const=_BESIDE,
+        help="with a USB disk beside a SATA disk (the default), or as the only one",
+    )
     parser.add_argument("--seed", type=int, default=1, help="other random damage (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     args = parser.parse_args(arguments)
     output = Output(json=args.json)
-    stage = Stage(boards.cache() / "demo", args.seed, boards.load(args.board))
+    spec = boards.load(args.board, args.policy)
+    if args.usb:
+        spec.with_usb()  # or an error that says which board has it
+    stage = Stage(boards.cache() / "demo", args.seed, spec, args.usb)
     stage.prepare()
-    with Board(stage.flash, stage.disks, spec=stage.spec) as board:
+    with make(stage.flash, stage.drives(), spec=stage.spec) as board:
         command = board.command_line()
         first = board.power_on_report()
     segments = ", ".join(f"{s.name} {s.size} bytes" for s in stage.manifest.segments)
@@ -306,7 +376,14 @@ def main(arguments: Sequence[str]) -> int:
         "",
     )
     backed_up = [member["state"] for member in first["members"]] == ["created"] * len(stage.disks)
-    rounds = [item for item in ROUNDS if item.disks <= len(stage.disks)]
+    signed = stage.spec.policy == boards.SIGNED
+    rounds = [
+        item
+        for item in ROUNDS
+        if item.disks <= len(stage.disks)
+        and (signed or not item.signed)
+        and not (stage.small and item.large)
+    ]
     results = []
     for number, item in enumerate(rounds, 1):
         output.show(Rule(f"{number} of {len(rounds)}: {item.title}"))

@@ -103,6 +103,7 @@ def look(disk: Disk, lbas: Iterable[int] = (), progress: Progress | None = None)
     """
     mbr = gpt.read_mbr(disk)
     table = gpt.read(disk, mbr)
+    ours, unusable = _region(disk, lbas)
     sectors = disk.size // disk.lba_size
     partitions = _partitions(table, mbr, sectors)
     ranges = [(part.first * disk.lba_size, (part.last + 1) * disk.lba_size) for part in partitions]
@@ -116,13 +117,9 @@ def look(disk: Disk, lbas: Iterable[int] = (), progress: Progress | None = None)
     claims = _without_repeats(found)
     # A boot sector alone, or a file system's, can pass for an MBR: libblkid knows them apart.
     kind = "gpt" if table else "mbr" if mbr and (mbr.partitions or "dos" in tables) else "none"
-    refusal = _refusal(disk, table, mbr, tables, claims)
+    refusal = unusable or _refusal(disk, table, mbr, tables, claims)
     if kind == "mbr" and not refusal and not all(contents.values()):
         refusal = _mbr_of_other_sectors(disk, partitions, contents)
-    try:
-        ours = region.find(disk, lbas)
-    except LifeboatError:
-        ours = None
     unknown = None
     if kind == "none" and not claims and not ours:
         at = disk.first_nonzero(0, min(_HEAD, disk.size))
@@ -141,6 +138,14 @@ def look(disk: Disk, lbas: Iterable[int] = (), progress: Progress | None = None)
         pieces=tuple(sorted(pieces, key=lambda piece: (piece.first, -piece.last))),
         refusal=refusal,
     )
+
+
+def _region(disk: Disk, lbas: Iterable[int]) -> tuple[region.Found | None, LifeboatError | None]:
+    """The region that is there; and why none may be made, when one of a newer format is."""
+    try:
+        return region.find(disk, lbas), None
+    except LifeboatError as error:
+        return None, error if error.code == "region-version" else None
 
 
 def look_again(

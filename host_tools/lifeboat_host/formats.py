@@ -17,19 +17,23 @@ from typing import Any, Union
 import crcmod.predefined
 
 from lifeboat_host.errors import LifeboatError
+from lifeboat_host.model.keyset import ID_SIZE, KeySet
 
 Buffer = Union[bytes, bytearray, memoryview]
 
 MAJOR = 1
+MINOR = 2  # of every structure but those that never had one
 UNIT = 4096  # what a region is aligned to and a record is written in
 RECORD_SIZE = 512
-MANIFEST_LIMIT = 65536
+MANIFEST_LIMIT = 1 << 20
+SIGNED_MAX = 8192  # extensions and signature of a manifest together
 MANIFEST_OFFSET = UNIT  # in a slot
-BLOCKS_OFFSET = UNIT + MANIFEST_LIMIT  # in a slot
-SLOT_SIZE_MIN = BLOCKS_OFFSET + UNIT
+MANIFEST_AREA = 65536  # in a slot, unless the region's header says otherwise
+SLOTS_OFFSET = UNIT  # of slot 0, unless the region's header says otherwise
+SLOT_SIZE_MIN = MANIFEST_OFFSET + MANIFEST_AREA + UNIT
 TAIL_UNITS = 2
-SPARE_MIN = 131072  # left after the slots by `lifeboat region create`
 GENERATION_MAX = 0xFFFFFFEF
+GENERATION_OLD = 0xFF000000  # from here on a generation is older than all others
 SERIAL_MAX = 0xFFFFFFEF
 PAGE_ENTRIES = 62  # most in a page of the journal
 JOURNAL_UNITS_MAX = 1024
@@ -38,6 +42,7 @@ PARTITION_TYPE = "183690C2-8509-4DAE-A160-C2B9CF3B0828"
 KINDS = ("blob", "os", "romfs")
 SIGNATURE_NONE = 0
 SIGNATURE_HSS = 1
+EXTENSION_KEYS = 1  # type of the extension that brings a key set
 
 crc32: Callable[[Buffer], int] = crcmod.predefined.mkCrcFun("crc-32")
 
@@ -47,7 +52,7 @@ class Layout:
 
     A field of 1, 2, 4 or 8 bytes is an integer unless it is listed in `raw`; `text` fields are
     UTF-8 padded with zeros; all others are bytes. Gaps and `reserved` fields are zeros.
-    minor: the version that is written. strict: a text that does not keep the rules is an error;
+    strict: a text that does not keep the rules is an error;
     else it is cut and made ASCII when written, and shown as well as it can be when read.
     """
 
@@ -57,14 +62,12 @@ class Layout:
         fields: Sequence[tuple[int, int, str]],
         text: Sequence[str] = (),
         raw: Sequence[str] = ("magic",),
-        minor: int = 0,
         strict: bool = True,
     ) -> None:
         self.name = name
         self.fields = tuple(fields)
         self.text = frozenset(text)
         self.raw = frozenset(raw)
-        self.minor = minor
         self.strict = strict
         last_offset, last_size, _ = self.fields[-1]
         self.size = last_offset + last_size
@@ -84,7 +87,7 @@ class Layout:
                     raise self.broken(field, f"{value} does not fit {size} bytes")
                 data = int(value).to_bytes(size, "little")
             else:
-                data = self._bytes(value, size) if field in self.text else bytes(value)
+                data = self._bytes(field, value, size) if field in self.text else bytes(value)
                 if len(data) > size:
                     raise self.broken(field, f"{len(data)} bytes, the field holds {size}")
             out[offset : offset + len(data)] = data
@@ -104,8 +107,15 @@ class Layout:
                 values[field] = int.from_bytes(part, "little") if is_int else part
         return values
 
-    def _bytes(self, text: str, size: int) -> bytes:
-        return text.encode() if self.strict else text.encode("ascii", "replace")[:size]
+    def _bytes(self, field: str, text: str, size: int) -> bytes:
+        if not self.strict:
+            return text.encode("ascii", "replace")[:size]
+        self._check_text(field, text)
+        return text.encode()
+
+    def _check_text(self, field: str, text: str) -> None:
+        if any(char < " " or "\x7f" <= char <= "\x9f" for char in text):
+            raise self.broken(field, f"{text!r} has control characters")
 
     def _text(self, field: str, part: bytes) -> str:
         if not self.strict:
@@ -115,9 +125,11 @@ class Layout:
         if b"\0" in body:
             raise self.broken(field, "bytes after the zero padding began")
         try:
-            return body.decode("utf-8")
+            text = body.decode("utf-8")
         except UnicodeDecodeError:
             raise self.broken(field, "not UTF-8") from None
+        self._check_text(field, text)
+        return text
 
     def broken(self, field: str, why: str) -> LifeboatError:
         structure = "manifest" if self.name == "segment" else self.name
@@ -138,10 +150,14 @@ MANIFEST = Layout(
         (26, 2, "signature_type"),
         (28, 4, "signature_size"),
         (32, 4, "security_counter"),
-        (36, 4, "reserved"),
+        (36, 4, "extension_size"),
         (40, 32, "product"),
         (72, 24, "version"),
-        (96, 32, "reserved"),
+        (96, 4, "incompat"),
+        (100, 4, "ro_compat"),
+        (104, 2, "memory_blocks"),
+        (106, 2, "manifest_blocks"),
+        (108, 20, "reserved"),
     ),
     text=("product", "version"),
 )
@@ -176,10 +192,17 @@ REGION = Layout(
         (72, 8, "slot_size"),
         (80, 8, "journal_offset"),
         (88, 4, "journal_units"),
-        (92, 416, "reserved"),
+        (92, 4, "incompat"),
+        (96, 4, "ro_compat"),
+        (100, 4, "header_serial"),
+        (104, 32, "product"),
+        (136, 4, "manifest_area"),
+        (140, 4, "slots_offset"),
+        (144, 124, "reserved"),
+        (268, 240, "directory"),
         (508, 4, "crc"),
     ),
-    minor=1,
+    text=("product",),
 )
 
 COMMIT = Layout(
@@ -196,7 +219,10 @@ COMMIT = Layout(
         (68, 4, "manifest_size"),
         (72, 4, "block_size"),
         (76, 4, "block_count"),
-        (80, 428, "reserved"),
+        (80, 4, "incompat"),
+        (84, 4, "ro_compat"),
+        (88, 4, "security_counter"),
+        (92, 416, "reserved"),
         (508, 4, "crc"),
     ),
 )
@@ -211,7 +237,9 @@ JOURNAL = Layout(
         (12, 4, "serial"),
         (16, 16, "region_id"),
         (32, 4, "entry_count"),
-        (36, 28, "reserved"),
+        (36, 4, "incompat"),
+        (40, 4, "ro_compat"),
+        (44, 20, "reserved"),
     ),
 )
 
@@ -239,12 +267,12 @@ MAGICS = {
     "commit": b"LBCOMMIT",
     "journal": b"LBJOURNL",
 }
+CANDIDATE = b"LBCANDID"  # instead of a commit record's magic: a candidate of an update
 LAYOUTS = {layout.name: layout for layout in (MANIFEST, SEGMENT, REGION, COMMIT, JOURNAL, ENTRY)}
 
 
-def _check_start(layout: Layout, data: Buffer) -> None:
+def check_start(layout: Layout, data: Buffer, magic: bytes) -> None:
     """Magic and length: what has to hold before the CRC means anything."""
-    magic = MAGICS[layout.name]
     start = bytes(data[: len(magic)])
     if start != magic:
         state = "erased" if start == b"\xff" * len(magic) else f"starts with {start.hex()}"
@@ -254,8 +282,11 @@ def _check_start(layout: Layout, data: Buffer) -> None:
         raise LifeboatError(code, f"{layout.name}: cut off after {len(data)} bytes")
 
 
-def _check_seal(layout: Layout, sealed: Buffer) -> None:
-    """The CRC-32 in the last 4 bytes, then the major version: a damaged version is damage."""
+def check_seal(layout: Layout, sealed: Buffer) -> None:
+    """The CRC-32 in the last 4 bytes, then whether this tool may use what stands there.
+
+    In this order: a damaged version is damage.
+    """
     stored, computed = int.from_bytes(sealed[-4:], "little"), crc32(sealed[:-4])
     if stored != computed:
         raise LifeboatError(
@@ -263,11 +294,22 @@ def _check_seal(layout: Layout, sealed: Buffer) -> None:
             f"{layout.name}: CRC-32 is {computed:08x}, recorded is {stored:08x}",
         )
     if sealed[8] != MAJOR:
-        raise LifeboatError(
-            f"{layout.name}-version",
-            f"{layout.name}: format version {sealed[8]}.{sealed[9]}, this tool knows {MAJOR}.x",
-            "use a lifeboat release that knows this format; do not overwrite it",
+        raise newer(layout, f"{sealed[8]}.{sealed[9]}, this tool knows {MAJOR}.x")
+    (at,) = (offset for offset, _, field in layout.fields if field == "incompat")
+    incompat = int.from_bytes(sealed[at : at + 4], "little")
+    if incompat:
+        raise newer(
+            layout, f"{sealed[8]}.{sealed[9]} with a feature that forbids (0x{incompat:x})"
         )
+
+
+def newer(layout: Layout, what: str) -> LifeboatError:
+    """The error of a structure that must be neither used nor overwritten."""
+    return LifeboatError(
+        f"{layout.name}-version",
+        f"{layout.name}: format version {what}",
+        "use a lifeboat release that knows this format; do not overwrite it",
+    )
 
 
 # --- manifest ------------------------------------------------------------------------------
@@ -294,7 +336,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest that keeps all rules. `raw` is the whole of it, CRC included."""
+    """A manifest that keeps all rules. `raw` is the whole of it, CRC included.
+
+    manifest_blocks: of the flash, at least 1; memory_blocks: of both mirrors of the memory.
+    read_only: its code runs, but must be neither repaired nor backed up by this version.
+    """
 
     raw: bytes
     product: str
@@ -306,6 +352,11 @@ class Manifest:
     digests: tuple[bytes, ...]
     signature_type: int
     signature: bytes
+    minor: int = MINOR
+    extensions: tuple[tuple[int, bytes], ...] = ()
+    memory_blocks: int = 0
+    manifest_blocks: int = 1
+    read_only: bool = False
 
     @property
     def block_count(self) -> int:
@@ -316,10 +367,51 @@ class Manifest:
         """Bytes of code flash that the blocks cover."""
         return self.block_count * self.block_size
 
+    @property
+    def signed_bytes(self) -> bytes:
+        """What a signature is over: all before it."""
+        return self.raw[: -4 - len(self.signature)]
+
+    @property
+    def key_id(self) -> bytes | None:
+        """Of the key that signed, or so it says; None: not signed, or too short to tell."""
+        if self.signature_type == SIGNATURE_NONE or len(self.signature) < ID_SIZE:
+            return None
+        return self.signature[:ID_SIZE]
+
+    @property
+    def key_set(self) -> KeySet | None:
+        """The key set that this build brings; one that breaks a rule is as none."""
+        content = next((data for kind, data in self.extensions if kind == EXTENSION_KEYS), None)
+        try:
+            return None if content is None else KeySet.parse(content)
+        except LifeboatError:
+            return None
+
     @cached_property
     def build_id(self) -> bytes:
         """32 bytes; the same for the same code, however it is signed."""
-        return hashlib.sha256(self.raw[: -4 - len(self.signature)]).digest()
+        body = bytearray(self.signed_bytes)
+        if self.minor >= 2:
+            for field in ("total_size", "signature_type", "signature_size"):
+                (place,) = ((at, size) for at, size, name in MANIFEST.fields if name == field)
+                body[place[0] : sum(place)] = bytes(place[1])
+        return hashlib.sha256(body).digest()
+
+    def memory(self, flash_size: int) -> range:
+        """The byte offsets of the memory in a flash of that size; empty when there is none."""
+        end = flash_size - self.block_size
+        return range(end - self.memory_blocks * self.block_size, end)
+
+    def ranges(self, flash_size: int) -> list[tuple[int, int]]:
+        """(offset, bytes) of the flash that hold this build: code, then manifest.
+
+        The block with the manifest's beginning is the last one, as the page wants it written.
+        """
+        rest = (self.manifest_blocks - 1) * self.block_size
+        found = [(0, self.code_size), (self.memory(flash_size).start - rest, rest)]
+        found.append((flash_size - self.block_size, self.block_size))
+        return [(at, size) for at, size in found if size]
 
     @property
     def build(self) -> str:
@@ -334,8 +426,19 @@ class Manifest:
         )
 
 
-def _manifest_size(segments: int, blocks: int, signature_size: int) -> int:
-    return MANIFEST.size + SEGMENT.size * segments + (4 + 32) * blocks + signature_size + 4
+def _manifest_size(segments: int, blocks: int, signed: int) -> int:
+    """signed: bytes of extensions and signature."""
+    return MANIFEST.size + SEGMENT.size * segments + (4 + 32) * blocks + signed + 4
+
+
+def manifest_size_max(blocks: int) -> int:
+    """The most that the manifest of so many blocks can take."""
+    return _manifest_size(64, blocks, SIGNED_MAX)
+
+
+def pack_extension(kind: int, content: bytes) -> bytes:
+    """An extension as it stands in a manifest."""
+    return struct.pack("<HHI", kind, 0, len(content)) + content + bytes(-len(content) % 4)
 
 
 def pack_manifest(
@@ -348,14 +451,28 @@ def pack_manifest(
     security_counter: int = 0,
     signature_type: int = SIGNATURE_NONE,
     signature: bytes = b"",
+    memory_blocks: int = 0,
+    extensions: Sequence[tuple[int, bytes]] = (),
 ) -> bytes:
-    """The manifest of `blocks`, each `block_size` bytes long, in flash order."""
-    total = _manifest_size(len(segments), len(blocks), len(signature))
+    """The manifest of `blocks`, each `block_size` bytes long, in flash order.
+
+    extensions: (type, content) of each.
+    """
+    extra = b"".join(pack_extension(kind, content) for kind, content in extensions)
+    total = _manifest_size(len(segments), len(blocks), len(extra) + len(signature))
+    manifest_blocks = -(-total // block_size)
+    if total > MANIFEST_LIMIT:
+        raise LifeboatError(
+            "manifest-size",
+            f"the manifest of {len(blocks)} blocks takes {total} bytes, "
+            f"the limit is {MANIFEST_LIMIT}",
+            "use a larger block size (a multiple of the flash's erase size): --block-size",
+        )
     header = MANIFEST.pack(
         {
             "magic": MAGICS["manifest"],
             "major": MAJOR,
-            "minor": MANIFEST.minor,
+            "minor": MINOR,
             "header_size": MANIFEST.size,
             "total_size": total,
             "block_size": block_size,
@@ -364,8 +481,13 @@ def pack_manifest(
             "signature_type": signature_type,
             "signature_size": len(signature),
             "security_counter": security_counter,
+            "extension_size": len(extra),
             "product": product,
             "version": version,
+            "incompat": 0,
+            "ro_compat": 0,
+            "memory_blocks": memory_blocks,
+            "manifest_blocks": manifest_blocks,
         }
     )
     body = b"".join(
@@ -373,7 +495,7 @@ def pack_manifest(
         + [SEGMENT.pack(vars(segment)) for segment in segments]
         + [crc32(block).to_bytes(4, "little") for block in blocks]
         + [hashlib.sha256(block).digest() for block in blocks]
-        + [signature]
+        + [extra, signature]
     )
     return body + crc32(body).to_bytes(4, "little")
 
@@ -390,9 +512,8 @@ def parse_manifest(
     product, block_size, flash_size: a board's, when the manifest has to fit that board.
     Raises LifeboatError: manifest-magic, -version, -size, -crc, -field or -product.
     """
-    _check_start(MANIFEST, data)
-    sizes = struct.unpack_from("<2xI4xIH2xI", data, 10)  # no text yet: the CRC comes first
-    total, blocks, segment_count, signature_size = sizes
+    check_start(MANIFEST, data, MAGICS["manifest"])
+    (total,) = struct.unpack_from("<I", data, 12)  # no text yet: the CRC comes first
     if not MANIFEST.size + 4 <= total <= MANIFEST_LIMIT:
         raise LifeboatError(
             "manifest-size", f"manifest: total_size {total}, the limit is {MANIFEST_LIMIT}"
@@ -400,27 +521,40 @@ def parse_manifest(
     if total > len(data):
         raise LifeboatError("manifest-size", f"manifest: {total} bytes, {len(data)} are there")
     raw = bytes(data[:total])
-    _check_seal(MANIFEST, raw)
-    parts = _manifest_size(segment_count, blocks, signature_size)
+    check_seal(MANIFEST, raw)
+    fields = MANIFEST.unpack(raw)
+    blocks, memory_blocks = fields["block_count"], fields["memory_blocks"]
+    manifest_blocks = fields["manifest_blocks"] or 1
+    signed = fields["extension_size"] + fields["signature_size"]
+    parts = _manifest_size(fields["segment_count"], blocks, signed)
     if total != parts:
         raise LifeboatError(
             "manifest-size", f"manifest: total_size {total}, the parts add up to {parts}"
         )
-    fields = MANIFEST.unpack(raw)
     _check_manifest_fields(fields)
-    if total > fields["block_size"]:
-        raise LifeboatError("manifest-size", f"manifest: {total} bytes, larger than a block")
+    if -(-total // fields["block_size"]) != manifest_blocks:
+        raise LifeboatError(
+            "manifest-size",
+            f"manifest: {total} bytes are not {manifest_blocks} blocks "
+            f"of {fields['block_size']} bytes",
+        )
     if block_size is not None and fields["block_size"] != block_size:
         raise MANIFEST.broken("block_size", f"{fields['block_size']}, the board's is {block_size}")
-    if flash_size is not None and blocks > flash_size // fields["block_size"] - 1:
-        raise MANIFEST.broken("block_count", f"{blocks} blocks do not fit the flash")
+    there = None if flash_size is None else flash_size // fields["block_size"]
+    if there is not None and blocks + manifest_blocks + memory_blocks > there:
+        raise MANIFEST.broken(
+            "block_count",
+            f"{blocks} blocks, {memory_blocks} of memory and {manifest_blocks} of the manifest "
+            "do not fit the flash",
+        )
     if product is not None and fields["product"] != product:
         raise LifeboatError(
             "manifest-product", f"code for {fields['product']!r}, this board is {product!r}"
         )
-    crc_at = MANIFEST.size + SEGMENT.size * segment_count
+    crc_at = MANIFEST.size + SEGMENT.size * fields["segment_count"]
     sha_at = crc_at + 4 * blocks
     end = sha_at + 32 * blocks
+    signature_at = end + fields["extension_size"]
     return Manifest(
         raw=raw,
         product=fields["product"],
@@ -431,24 +565,52 @@ def parse_manifest(
         crcs=struct.unpack(f"<{blocks}I", raw[crc_at:sha_at]),
         digests=tuple(raw[at : at + 32] for at in range(sha_at, end, 32)),
         signature_type=fields["signature_type"],
-        signature=raw[end:-4],
+        signature=raw[signature_at:-4],
+        minor=fields["minor"],
+        extensions=_parse_extensions(raw[end:signature_at]),
+        memory_blocks=memory_blocks,
+        manifest_blocks=manifest_blocks,
+        read_only=fields["ro_compat"] != 0,
     )
 
 
 def _check_manifest_fields(fields: Mapping[str, Any]) -> None:
+    signed = fields["extension_size"] + fields["signature_size"]
     rules = (
         ("header_size", fields["header_size"] == MANIFEST.size),
         ("block_size", fields["block_size"] > 0 and fields["block_size"] % UNIT == 0),
         ("block_count", fields["block_count"] >= 1),
         ("segment_count", 1 <= fields["segment_count"] <= 64),
         ("signature_type", fields["signature_type"] in (SIGNATURE_NONE, SIGNATURE_HSS)),
-        ("signature_size", fields["signature_type"] or not fields["signature_size"]),
+        # Both or neither.
+        ("signature_size", bool(fields["signature_type"]) == bool(fields["signature_size"])),
+        ("signature_size", signed <= SIGNED_MAX),
+        ("extension_size", fields["extension_size"] % 4 == 0),
+        ("memory_blocks", fields["memory_blocks"] % 2 == 0),
         ("product", fields["product"]),
         ("version", fields["version"]),
     )
     for field, kept in rules:
         if not kept:
             raise MANIFEST.broken(field, f"{fields[field]!r} is not allowed")
+
+
+def _parse_extensions(data: bytes) -> tuple[tuple[int, bytes], ...]:
+    """(type, content) of each."""
+    found = []
+    at = 0
+    while at < len(data):
+        if len(data) - at < 8:
+            raise MANIFEST.broken("extension_size", "the last extension is cut off")
+        kind, flags, size = struct.unpack_from("<HHI", data, at)
+        end = at + 8 + size
+        if end > len(data):
+            raise MANIFEST.broken("extension_size", f"extension {kind} leaves the extensions")
+        if flags & 1:
+            raise newer(MANIFEST, f"with an extension that forbids (type {kind})")
+        found.append((kind, data[at + 8 : end]))
+        at = end + -end % 4
+    return tuple(found)
 
 
 def _parse_segments(data: bytes, code_size: int) -> tuple[Segment, ...]:
@@ -477,23 +639,64 @@ def _pack_record(layout: Layout, values: Mapping[str, Any]) -> bytes:
     fixed = {
         "magic": MAGICS[layout.name],
         "major": MAJOR,
-        "minor": layout.minor,
+        "minor": MINOR,
         "header_size": RECORD_SIZE,
+        "incompat": 0,
+        "ro_compat": 0,
         "crc": 0,
     }
     record = layout.pack({**values, **fixed})[:-4]
     return (record + crc32(record).to_bytes(4, "little")).ljust(UNIT, b"\0")
 
 
-def _parse_record(layout: Layout, data: Buffer) -> dict[str, Any]:
-    _check_start(layout, data)
-    _check_seal(layout, data[:RECORD_SIZE])
+def _parse_record(layout: Layout, data: Buffer, magic: bytes = b"") -> dict[str, Any]:
+    """Its fields; read_only: whether a bit of ro_compat is set."""
+    check_start(layout, data, magic or MAGICS[layout.name])
+    check_seal(layout, data[:RECORD_SIZE])
+    if layout is REGION:
+        _check_directory(data[_DIRECTORY_OFFSET : _DIRECTORY_OFFSET + _DIRECTORY_SIZE])
     fields = layout.unpack(data)
     if fields["header_size"] != RECORD_SIZE:
         raise layout.broken("header_size", f"{fields['header_size']} is not {RECORD_SIZE}")
-    for name in ("magic", "major", "minor", "header_size", "crc"):
+    fields["read_only"] = fields["ro_compat"] != 0
+    for name in ("magic", "major", "minor", "header_size", "incompat", "ro_compat", "crc"):
         del fields[name]
     return fields
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A part of a region that the directory names; offset in bytes from the region's start."""
+
+    kind: int
+    flags: int
+    units: int
+    offset: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.units * UNIT
+
+    def overlaps(self, start: int, end: int) -> bool:
+        return self.offset < end and start < self.end
+
+
+STATE, EVIDENCE, PARITY = 1, 2, 3  # kinds of extents; this version only leaves room for them
+_DIRECTORY_ENTRY = struct.Struct("<HHIQ")
+_DIRECTORY_OFFSET, _DIRECTORY_SIZE = 268, 240
+
+
+def pack_directory(extents: Sequence[Extent]) -> bytes:
+    """The directory of a region header."""
+    entries = [_DIRECTORY_ENTRY.pack(x.kind, x.flags, x.units, x.offset) for x in extents]
+    return b"".join(entries).ljust(_DIRECTORY_SIZE, b"\0")
+
+
+def _check_directory(data: Buffer) -> None:
+    """Like a bit of `incompat`: looked at before any rule that a newer format may have changed."""
+    for kind, flags, _, _ in _DIRECTORY_ENTRY.iter_unpack(bytes(data)):
+        if kind and flags & 1:
+            raise newer(REGION, f"with an extent that forbids (type {kind})")
 
 
 @dataclass(frozen=True)
@@ -501,7 +704,8 @@ class RegionHeader:
     """Header of a backup region; start and length in sectors, slot_size in bytes.
 
     journal_offset: in bytes from the region's start; journal_units: of 4096 bytes. `journal` is
-    where the journal really is.
+    where the journal really is, `extents` what the directory really has. read_only: nothing in
+    it may be written by this version. directory, manifest_area and slots_offset as in the bytes.
     """
 
     lba_size: int
@@ -515,6 +719,12 @@ class RegionHeader:
     slot_size: int
     journal_offset: int = 0
     journal_units: int = 0
+    header_serial: int = 0
+    product: str = ""
+    manifest_area: int = 0
+    slots_offset: int = 0
+    directory: bytes = bytes(_DIRECTORY_SIZE)
+    read_only: bool = False
 
     @property
     def start(self) -> int:
@@ -534,9 +744,24 @@ class RegionHeader:
         """Byte offsets on the disk of the head copy and the two tail copies."""
         return self.start, self.end - 2 * UNIT, self.end - UNIT
 
+    @property
+    def manifest_room(self) -> int:
+        """Bytes for the manifest in a slot."""
+        return self.manifest_area or MANIFEST_AREA
+
+    @property
+    def blocks_offset(self) -> int:
+        """Where the code begins in a slot."""
+        return MANIFEST_OFFSET + self.manifest_room
+
+    @property
+    def slots_end(self) -> int:
+        """In bytes from the region's start."""
+        return (self.slots_offset or SLOTS_OFFSET) + self.slot_count * self.slot_size
+
     def slot(self, index: int) -> int:
         """Byte offset of a slot on the disk."""
-        return self.start + UNIT + index * self.slot_size
+        return self.start + (self.slots_offset or SLOTS_OFFSET) + index * self.slot_size
 
     @property
     def journal(self) -> tuple[int, int] | None:
@@ -550,12 +775,33 @@ class RegionHeader:
             return None
         return start, units
 
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """What the directory has; one that breaks a rule is not there."""
+        inside = [
+            extent
+            for extent in self._entries
+            if extent.units and extent.offset % UNIT == 0
+            if self.slots_end <= extent.offset and extent.end <= self.size - TAIL_UNITS * UNIT
+        ]
+        taken = [(extent.offset, extent.end) for extent in inside]
+        if self.journal:
+            start, units = self.journal
+            taken.append((start - self.start, start - self.start + units * UNIT))
+        return tuple(x for x in inside if sum(x.overlaps(*other) for other in taken) == 1)
+
+    @property
+    def _entries(self) -> list[Extent]:
+        entries = (Extent(*fields) for fields in _DIRECTORY_ENTRY.iter_unpack(self.directory))
+        return [entry for entry in entries if entry.kind]
+
     def pack(self) -> bytes:
         """One unit (4096 bytes)."""
         return _pack_record(REGION, vars(self))
 
     def check(self) -> None:
         """The rules that need nothing but the header; raises region-field."""
+        room = self.manifest_room
         rules = (
             ("lba_size", self.lba_size in (512, 4096)),
             ("start_lba", self.start % UNIT == 0 and self.start > 0),
@@ -563,8 +809,12 @@ class RegionHeader:
             ("member_count", 1 <= self.member_count <= 64),
             ("member_index", self.member_index < self.member_count),
             ("slot_count", 2 <= self.slot_count <= 16),
-            ("slot_size", self.slot_size % UNIT == 0 and self.slot_size >= SLOT_SIZE_MIN),
-            ("sectors", (1 + TAIL_UNITS) * UNIT + self.slot_count * self.slot_size <= self.size),
+            ("manifest_area", room % UNIT == 0 and room <= MANIFEST_LIMIT),
+            ("slot_size", self.slot_size % UNIT == 0),
+            ("slot_size", self.slot_size >= self.blocks_offset + UNIT),
+            # Slot 0 is not in the head copy's unit: 0 stands for 4096.
+            ("slots_offset", self.slots_offset % UNIT == 0),
+            ("sectors", self.slots_end + TAIL_UNITS * UNIT <= self.size),
         )
         for field, kept in rules:
             if not kept:
@@ -592,9 +842,18 @@ def parse_region(data: Buffer, *, lba_size: int, disk_size: int, found_at: int) 
     return header
 
 
+def newer_region(data: Buffer) -> LifeboatError | None:
+    """The error region-version when `data` begins with a region header of a newer format."""
+    try:
+        _parse_record(REGION, data)
+    except LifeboatError as error:
+        return error if error.code == "region-version" else None
+    return None
+
+
 @dataclass(frozen=True)
 class Commit:
-    """Commit record of a slot; sizes in bytes."""
+    """Commit record of a slot; sizes in bytes. security_counter: for people."""
 
     slot: int
     region_id: bytes
@@ -603,10 +862,17 @@ class Commit:
     manifest_size: int
     block_size: int
     block_count: int
+    security_counter: int = 0
+    read_only: bool = False
 
     def pack(self) -> bytes:
         """One unit (4096 bytes)."""
         return _pack_record(COMMIT, vars(self))
+
+    @property
+    def age(self) -> tuple[bool, int]:
+        """The greater, the newer: a generation of 0xFF000000 or more is a forgery's."""
+        return self.generation < GENERATION_OLD, self.generation
 
     def describes(self, manifest: Manifest) -> bool:
         """Whether this is the record of a copy of that build."""
@@ -618,20 +884,24 @@ class Commit:
         )
 
 
-def parse_commit(data: Buffer, *, region: RegionHeader, slot: int) -> Commit:
-    """The record in `data`, read from `slot` of `region`.
+def parse_commit(
+    data: Buffer, *, region: RegionHeader, slot: int, candidate: bool = False
+) -> Commit:
+    """The record in `data`, read from `slot` of `region`; candidate: of an update, not of a copy.
 
     Raises LifeboatError: commit-magic, -version, -crc or -field.
     """
-    commit = Commit(**_parse_record(COMMIT, data))
+    magic = CANDIDATE if candidate else MAGICS["commit"]
+    commit = Commit(**_parse_record(COMMIT, data, magic))
+    blocks = commit.block_count * commit.block_size
     rules = (
         ("slot", commit.slot == slot),
         ("region_id", commit.region_id == region.region_id),
         ("generation", 1 <= commit.generation <= GENERATION_MAX),
-        (
-            "block_count",
-            BLOCKS_OFFSET + commit.block_count * commit.block_size <= region.slot_size,
-        ),
+        ("manifest_size", 0 < commit.manifest_size <= region.manifest_room),
+        ("block_size", commit.block_size > 0 and commit.block_size % UNIT == 0),
+        ("block_count", commit.block_count > 0),
+        ("block_count", region.blocks_offset + blocks <= region.slot_size),
     )
     for field, kept in rules:
         if not kept:
@@ -644,7 +914,10 @@ def parse_commit(data: Buffer, *, region: RegionHeader, slot: int) -> Commit:
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of the journal; time in seconds since 1970 (0: no clock), uptime in ms."""
+    """One entry of the journal; time in seconds since 1970 (0: no clock).
+
+    uptime, phase: as in the bytes; `milliseconds` and `in_operation` are what they mean.
+    """
 
     number: int
     session: int
@@ -657,13 +930,26 @@ class Entry:
     first: int
     count: int
 
+    @property
+    def in_operation(self) -> bool:
+        return bool(self.phase & 1)
+
+    @property
+    def milliseconds(self) -> int:
+        """Since power-on or reset."""
+        return self.uptime * 1000 if self.phase & 2 else self.uptime
+
 
 @dataclass(frozen=True)
 class Page:
-    """A page of the journal that counts; the newest one has the highest serial."""
+    """A page of the journal that counts; the newest one has the highest serial.
+
+    read_only: nothing may be added to its journal by this version.
+    """
 
     serial: int
     entries: tuple[Entry, ...]
+    read_only: bool = False
 
 
 def pack_page(page: Page, region: RegionHeader) -> bytes:
@@ -672,11 +958,13 @@ def pack_page(page: Page, region: RegionHeader) -> bytes:
         {
             "magic": MAGICS["journal"],
             "major": MAJOR,
-            "minor": JOURNAL.minor,
+            "minor": MINOR,
             "header_size": JOURNAL.size,
             "serial": page.serial,
             "region_id": region.region_id,
             "entry_count": len(page.entries),
+            "incompat": 0,
+            "ro_compat": 0,
         }
     )
     body = header + b"".join(ENTRY.pack(vars(entry)) for entry in page.entries)
@@ -689,9 +977,11 @@ def parse_page(data: Buffer, region: RegionHeader) -> Page:
 
     Raises LifeboatError: journal-magic, -version, -crc or -field.
     """
-    _check_start(JOURNAL, data)
-    _check_seal(JOURNAL, data[:UNIT])
+    check_start(JOURNAL, data, MAGICS["journal"])
+    check_seal(JOURNAL, data[:UNIT])
     fields = JOURNAL.unpack(data)
+    if fields["header_size"] != JOURNAL.size:
+        raise JOURNAL.broken("header_size", f"{fields['header_size']} is not {JOURNAL.size}")
     if fields["region_id"] != region.region_id:
         raise JOURNAL.broken("region_id", "the page is of another region")
     if not 1 <= fields["serial"] <= SERIAL_MAX:
@@ -701,4 +991,4 @@ def parse_page(data: Buffer, region: RegionHeader) -> Page:
     end = JOURNAL.size + fields["entry_count"] * ENTRY.size
     places = range(JOURNAL.size, end, ENTRY.size)
     entries = tuple(Entry(**ENTRY.unpack(data[at : at + ENTRY.size])) for at in places)
-    return Page(fields["serial"], entries)
+    return Page(fields["serial"], entries, fields["ro_compat"] != 0)

@@ -6,6 +6,7 @@ import struct
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import LifeboatError
@@ -15,6 +16,7 @@ _HEADER = struct.Struct("<8sIIII QQQQ 16s QIII")  # signature .. CRC of the entr
 _CRC_AT, _ENTRIES_CRC_AT = 16, 88
 _ENTRY = struct.Struct("<16s16sQQQ72s")
 _ENTRIES_LIMIT = 1 << 20  # bytes; sixty-four times what is usual
+_ENTRY_SIZES = [128 << k for k in range(6)]  # up to 4096
 _NEW_ENTRIES = 128  # of 128 bytes: the least that UEFI allows
 _MBR_ENTRY = struct.Struct("<B3sB3sII")
 _MBR_PROTECTIVE = 0xEE
@@ -99,21 +101,23 @@ class Copy:
 
 @dataclass(frozen=True)
 class Mbr:
-    """protective: it has an entry for a GPT; broken: what is wrong with it, or empty."""
+    """protective: it has an entry for a GPT; broken: what is wrong with it, or empty.
+
+    primaries: what its four entries say, also where that is not on the disk.
+    """
 
     partitions: tuple[Partition, ...]
     protective: bool
     broken: str = ""
+    primaries: tuple[Partition, ...] = ()
 
 
 @dataclass(frozen=True)
 class Table:
-    """kind: `gpt`, `gpt backup` or `mbr`; sectors outside [first_usable, last_usable] are its."""
+    """A GPT that is valid (docs/format.md, "Finding the region"); kind: `gpt` or `gpt backup`."""
 
     kind: str
     partitions: tuple[Partition, ...]
-    first_usable: int
-    last_usable: int
 
 
 def _guid(data: bytes) -> str:
@@ -130,39 +134,57 @@ def _sealed(sector: bytearray, header_size: int) -> bytes:
 
 
 def read_table(disk: Disk) -> Table | None:
-    """The disk's partition table, or None. A GPT's backup counts when the primary is broken."""
+    """The disk's GPT, or None; the backup counts when the primary is not valid.
+
+    Raises LifeboatError table-unknown for one that is too large to be read.
+    """
     sectors = disk.size // disk.lba_size
     for kind, lba in (("gpt", 1), ("gpt backup", sectors - 1)):
         copy = read_copy(disk, lba)
         if copy:
-            usable = copy.first_usable, copy.last_usable
-            partitions = tuple(
-                partition
-                for partition in copy.partitions
-                if usable[0] <= partition.first <= partition.last <= usable[1]
+            partitions = (part for part in copy.partitions if part.first <= part.last)
+            return Table(kind, tuple(partitions))
+        if _too_large(disk, lba):
+            raise LifeboatError(
+                "table-unknown",
+                f"{disk.path}: the GPT has entries of more than {_ENTRIES_LIMIT} bytes, "
+                "so nobody can tell what they claim",
+                "use another disk, or partition this one anew with fewer entries",
             )
-            return Table(kind, partitions, *usable)
-    mbr = read_mbr(disk)
-    return Table("mbr", mbr.partitions, 1, sectors - 1) if mbr else None
+    return None
 
 
-def read_copy(disk: Disk, lba: int) -> Copy | None:
-    """The copy of a GPT whose header is at that LBA, or None when there is no valid one."""
-    sectors = disk.size // disk.lba_size
-    if not 0 < lba < sectors:
+def _header(disk: Disk, lba: int) -> tuple[bytes, tuple[Any, ...]] | None:
+    """The sector and the fields of a valid header at that LBA, its entries not looked at."""
+    if not 0 < lba < disk.size // disk.lba_size:
         return None
     sector = disk.read(lba * disk.lba_size, disk.lba_size)
-    (magic, _, size, crc, _, own, other, first, last, _, at, count, entry_size, entries_crc) = (
-        _HEADER.unpack_from(sector)
-    )
+    fields = _HEADER.unpack_from(sector)
+    magic, _, size, crc, _, own = fields[:6]
     if magic != b"EFI PART" or not _HEADER.size <= size <= disk.lba_size or own != lba:
         return None
     if crc32(sector[:_CRC_AT] + bytes(4) + sector[_CRC_AT + 4 : size]) != crc:
         return None
-    length = count * entry_size
-    if entry_size < _ENTRY.size or length > _ENTRIES_LIMIT or first > last or last >= sectors:
+    entry_size = fields[12]
+    if entry_size not in _ENTRY_SIZES:
         return None
-    if at + -(-length // disk.lba_size) > sectors:
+    return sector, fields
+
+
+def _too_large(disk: Disk, lba: int) -> bool:
+    found = _header(disk, lba)
+    return found is not None and found[1][11] * found[1][12] > _ENTRIES_LIMIT
+
+
+def read_copy(disk: Disk, lba: int) -> Copy | None:
+    """The copy of a GPT whose header is at that LBA, or None when there is no valid one."""
+    found = _header(disk, lba)
+    if not found:
+        return None
+    sector, fields = found
+    _, _, size, _, _, own, other, first, last, _, at, count, entry_size, entries_crc = fields
+    length = count * entry_size
+    if length > _ENTRIES_LIMIT or at + -(-length // disk.lba_size) > disk.size // disk.lba_size:
         return None
     entries = disk.read(at * disk.lba_size, length + -length % disk.lba_size)
     if crc32(entries[:length]) != entries_crc:
@@ -177,10 +199,12 @@ def read_mbr(disk: Disk) -> Mbr | None:
     if rows is None:
         return None
     partitions = []
+    primaries = []
     broken = ""
     for number, (kind, first, count) in enumerate(rows, 1):
         if not kind or not count or kind == _MBR_PROTECTIVE:
             continue
+        primaries.append(Partition(number, f"0x{kind:02x}", first, first + count - 1, ""))
         if not first or first >= sectors:
             broken = f"its partition {number} is not on the disk"
             continue
@@ -191,7 +215,8 @@ def read_mbr(disk: Disk) -> Mbr | None:
                 partitions += _logical(disk, partitions[-1])
             except LifeboatError as error:
                 broken = error.message
-    return Mbr(tuple(partitions), any(row[0] == _MBR_PROTECTIVE for row in rows), broken)
+    protective = any(row[0] == _MBR_PROTECTIVE for row in rows)
+    return Mbr(tuple(partitions), protective, broken, tuple(primaries))
 
 
 def _mbr_rows(sector: bytes) -> list[tuple[int, int, int]] | None:
@@ -251,6 +276,8 @@ def read(disk: Disk, mbr: Mbr | None) -> Gpt | None:
     """The disk's GPT, or None when nothing hints at one."""
     last = disk.size // disk.lba_size - 1
     primary, backup = read_copy(disk, 1), read_copy(disk, last)
+    if _too_large(disk, 1) or _too_large(disk, last):
+        return Gpt(primary, backup, f"its entries take more than {_ENTRIES_LIMIT} bytes")
     if not (primary or backup or (mbr and mbr.protective)):
         return None
     return Gpt(primary, backup, _problem(primary, backup, mbr, last))
@@ -269,6 +296,8 @@ def _problem(primary: Copy | None, backup: Copy | None, mbr: Mbr | None, last: i
     fields = [(c.entries, c.first_usable, c.last_usable, c.entry_size) for c in (primary, backup)]
     if fields[0] != fields[1] or primary.other != last or backup.other != 1:
         return "its two copies differ"
+    if not primary.first_usable <= primary.last_usable < last:
+        return "its usable range is not on the disk"
     if not 1 < primary.entries_lba < primary.entries_end <= primary.first_usable:
         return "its usable range covers the table itself"
     if not primary.last_usable < backup.entries_lba < backup.entries_end <= last:

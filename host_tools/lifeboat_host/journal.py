@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -12,7 +13,7 @@ from lifeboat_host.errors import LifeboatError
 from lifeboat_host.formats import MANIFEST_LIMIT, UNIT, Entry, Page, RegionHeader, parse_page
 from lifeboat_host.image import Progress
 
-AT_POWER_ON = 0
+VERSION = "journal-version"  # the code of a page that is of a newer format
 
 _PIECE = 32  # pages read in one go: much faster over a serial line
 # No image has more blocks: a longer range in an entry is nonsense, and must not cost memory.
@@ -24,7 +25,9 @@ class Journal:
     """One member's journal; entries in the order of their numbers.
 
     units: pages that the ring has; used: how many hold entries; damaged: (page, code) of those
-    that should, but do not count. A page that a power cut tore is among these.
+    that should, but do not count: a page that a power cut tore is among these, and `newer` are
+    those of a format that this tool does not know.
+    read_only: a page of a newer format keeps this version's boards from adding to it.
     """
 
     disk: str
@@ -33,12 +36,19 @@ class Journal:
     used: int
     damaged: tuple[tuple[int, str], ...]
     entries: tuple[Entry, ...]
+    read_only: bool = False
+
+    @property
+    def newer(self) -> list[int]:
+        """Numbers of the pages of a newer format."""
+        return [page for page, code in self.damaged if code == VERSION]
 
 
 def read(disk: Disk, header: RegionHeader, progress: Progress | None = None) -> Journal:
     """The journal of the region on that disk, whatever state it is in.
 
-    Raises LifeboatError journal-none when the region has none, or none of its pages counts;
+    Raises LifeboatError journal-none when the region has none, or none of its pages counts
+    (journal-version: and one is of a newer format);
     what the way to a connected board raises.
     """
     if header.journal is None:
@@ -60,16 +70,20 @@ def read(disk: Disk, header: RegionHeader, progress: Progress | None = None) -> 
         except LifeboatError as error:
             damaged.append((number, error.code))
     if damaged and not pages:
-        codes = ", ".join(sorted({code for _, code in damaged}))
+        codes = sorted({code for _, code in damaged})
+        hint = "read another member; the board begins a new journal with its next finding"
+        if VERSION in codes:
+            hint = "use a lifeboat release that knows this format; do not overwrite it"
         raise LifeboatError(
-            "journal-none",
-            f"{disk.path}: no page of the journal can be read ({codes})",
-            "read another member; the board begins a new journal with its next finding",
+            VERSION if VERSION in codes else "journal-none",
+            f"{disk.path}: no page of the journal can be read ({', '.join(codes)})",
+            hint,
         )
     pages.sort(key=lambda page: page.serial)
     entries = {entry.number: entry for page in pages for entry in page.entries}
     ordered = tuple(entries[number] for number in sorted(entries))
-    return Journal(str(disk.path), header, units, len(pages), tuple(damaged), ordered)
+    read_only = any(page.read_only for page in pages) or VERSION in dict(damaged).values()
+    return Journal(str(disk.path), header, units, len(pages), tuple(damaged), ordered, read_only)
 
 
 def _pages(
@@ -163,7 +177,7 @@ class Session:
             if entry.event == "repaired":
                 left.difference_update(event.blocks)
             elif entry.where == "flash" and (
-                entry.event == "lost" or (entry.event == "found" and entry.phase != AT_POWER_ON)
+                entry.event == "lost" or (entry.event == "found" and entry.in_operation)
             ):
                 left.update(event.blocks)
         return sorted(left)
@@ -246,17 +260,47 @@ def merge(journals: Sequence[Journal]) -> History:
     Members that were apart may have given one number to different sessions, which stay apart.
     """
     sessions: list[Session] = []
+    numbered: dict[int, list[int]] = {}  # session number -> places in `sessions`
+    orders: list[list[int]] = []  # each journal's own, of places in `sessions`
     for journal in journals:
+        order: dict[int, None] = {}
         for entries in _split(journal.entries):
             number = entries[0].session
-            same = (s for s in sessions if s.number == number and _is_same(s, entries))
-            session = next(same, None)
-            if session is None:
-                session = Session(number)
-                sessions.append(session)
-            _add(session, journal.disk, entries)
-    sessions.sort(key=lambda session: (session.number, session.time))
-    return History(list(journals), sessions)
+            places = numbered.setdefault(number, [])
+            same = (place for place in places if _is_same(sessions[place], entries))
+            place = next(same, len(sessions))
+            if place == len(sessions):
+                sessions.append(Session(number))
+                places.append(place)
+            _add(sessions[place], journal.disk, entries)
+            order[place] = None
+        orders.append(list(order))
+    return History(list(journals), [sessions[place] for place in _in_order(sessions, orders)])
+
+
+def _in_order(sessions: Sequence[Session], orders: Sequence[Sequence[int]]) -> list[int]:
+    """The places of all sessions, in the order that each journal has them in.
+
+    That is the order of their entries. Session numbers may be forged, and wrap: they only say
+    how sessions of members that were apart stand to each other.
+    """
+    journals_with = Counter(place for order in orders for place in order)
+    at = [0] * len(orders)
+    done: dict[int, None] = {}
+    while len(done) < len(sessions):
+        for index, order in enumerate(orders):
+            while at[index] < len(order) and order[at[index]] in done:
+                at[index] += 1
+        heads = Counter(
+            order[at[index]] for index, order in enumerate(orders) if at[index] < len(order)
+        )
+        # One that another journal has further behind comes after what stands before it there.
+        ready = [place for place, count in heads.items() if count == journals_with[place]]
+        chosen = min(
+            ready or heads, key=lambda place: (sessions[place].number, sessions[place].time)
+        )
+        done[chosen] = None
+    return list(done)
 
 
 def _split(entries: Iterable[Entry]) -> list[list[Entry]]:
@@ -271,7 +315,7 @@ def _split(entries: Iterable[Entry]) -> list[list[Entry]]:
 
 def _stamp(entry: Entry) -> tuple[int, int]:
     # All entries that the board wrote in one go, to all members, have the same.
-    return entry.time, entry.uptime
+    return entry.time, entry.milliseconds
 
 
 def _is_same(session: Session, entries: Sequence[Entry]) -> bool:
@@ -317,9 +361,9 @@ def moment(entry: Entry) -> str:
 
     In operation the clock tells more: the time since power-on begins anew every 12 days.
     """
-    if entry.phase != AT_POWER_ON and entry.time:
+    if entry.in_operation and entry.time:
         return when(entry.time)
-    seconds = entry.uptime / 1000
+    seconds = entry.milliseconds / 1000
     if seconds < 60:
         return f"{seconds:.3f} s"
     minutes, hours = int(seconds // 60), int(seconds // 3600)
@@ -360,5 +404,8 @@ def tell(entry: Entry) -> str:
         return f"{where}: {code}" if where else code
     if entry.event == "changed":
         return f"segment {where}: {_blocks(entry)} changed by a repair in operation ({code})"
+    if entry.event == "adopted":
+        more = f", the first of {entry.first} members," if entry.first > 1 else ""
+        return f"{where}{more} belongs to the controller's own set from now on"
     parts = [entry.event, code, where, str(entry.first), str(entry.count)]
     return " ".join(part for part in parts if part)

@@ -22,6 +22,7 @@ from mpremote.transport import TransportError
 from mpremote.transport_serial import SerialTransport
 
 from lifeboat_host import boards
+from lifeboat_host.board.locked import LOCKED
 from lifeboat_host.errors import LifeboatError
 from lifeboat_host.report import parse_line
 from lifeboat_host.session import Session
@@ -66,6 +67,7 @@ class _Wire:
         self._port = port
         self._pending = b""
         self.deadline = 0.0
+        self.locked = False  # whether it said that it opens only for a signed answer
 
     def read(self, size: int = 1) -> bytes:
         """Exactly `size` bytes. Raises _Timeout."""
@@ -104,11 +106,14 @@ class _Wire:
     def settle(self) -> None:
         """Throw away what comes until nothing does, or until it seems not to stop."""
         end = min(self.deadline, time.monotonic() + _NOISE_S)
-        self._pending = b""
+        self._pending = said = b""
         self._wait(_SETTLE_S)
         while time.monotonic() < end:
-            if not self._port.read(max(1, self._port.in_waiting)):
+            more = self._port.read(max(1, self._port.in_waiting))
+            if not more:
                 return
+            said = said[-len(LOCKED) :] + more
+            self.locked = self.locked or LOCKED.encode("ascii") in said
 
     def close(self) -> None:
         self._port.close()
@@ -124,8 +129,8 @@ class Link(AbstractContextManager["Link"]):
     """A board's raw REPL. Use as a context manager; entering it interrupts the application.
 
     port: a serial port or a pty. Timeouts are in seconds and include everything.
-    Raises LifeboatError: link-open; link-closed (the port has gone); link-timeout; link-garbled;
-    link-device (an exception on the board: its traceback); no-agent.
+    Raises LifeboatError: link-open; link-locked; link-closed (the port has gone); link-timeout;
+    link-garbled; link-device (an exception on the board: its traceback); no-agent.
     """
 
     def __init__(self, port: str, timeout: float = _CONNECT_S) -> None:
@@ -275,6 +280,12 @@ class Link(AbstractContextManager["Link"]):
                 self._wire.deadline = end
                 self._wire.write(b"\r\x03\x03")
                 self._wire.settle()
+                if self._wire.locked:
+                    raise LifeboatError(
+                        "link-locked",
+                        f"{self.port}: the board's console is locked",
+                        "open it until the next reset: lifeboat unlock --key KEY",
+                    )
                 try:
                     self._wire.deadline = min(end, time.monotonic() + _ATTEMPT_S)
                     self._in_step = self._answers(transport)

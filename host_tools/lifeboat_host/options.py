@@ -45,6 +45,18 @@ def add_flash(parser: argparse.ArgumentParser, product: bool) -> None:
     group.add_argument("--block-size", type=number, metavar="N", help="bytes, such as 256K")
 
 
+def add_policy(parser: argparse.ArgumentParser, flag: str) -> None:
+    """Add the option that chooses a QEMU board's policy, args.policy."""
+    parser.add_argument(
+        flag,
+        action="store_const",
+        dest="policy",
+        const=boards.SIGNED,
+        default=boards.UNSIGNED,
+        help="with the boot stage that runs only what the demo's keys signed",
+    )
+
+
 def flash_numbers(args: argparse.Namespace) -> tuple[str, int, int]:
     """(product, flash size, block size): given, or the board's."""
     product = getattr(args, "product", None)

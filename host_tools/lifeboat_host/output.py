@@ -4,14 +4,42 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook
+from rich.segment import Segment
 
 from lifeboat_host import picture, progress
 from lifeboat_host.errors import LifeboatError
+
+
+def clean(text: str) -> str:
+    """The text without what could steer a terminal; lines stay lines.
+
+    Control characters, ESC and C1 among them, and those that turn the direction of writing: what
+    disks, images and boards tell is not to be trusted.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\u00a0\u3000" else "\ufffd" for c in text)
+
+
+class _Clean:
+    """Something to print, with every text of it cleaned; styles are not text, and stay."""
+
+    def __init__(self, item: ConsoleRenderable) -> None:
+        self._item = item
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
+        for text, style, control in console.render(self._item, options):
+            yield Segment(text if control else clean(text), style, control)
+
+
+class _CleanAll(RenderHook):
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Clean(item) for item in renderables]
 
 
 class Output:
@@ -20,6 +48,7 @@ class Output:
     def __init__(self, json: bool = False, quiet: bool = False) -> None:
         self.json = json
         self.console = Console(quiet=json or quiet, highlight=False, soft_wrap=True)
+        self.console.push_render_hook(_CleanAll())
 
     @property
     def ascii_only(self) -> bool:
@@ -39,10 +68,16 @@ class Output:
         """A progress bar; see progress.bar()."""
         return progress.bar(self.console, what)
 
+    def warning(self, about: LifeboatError) -> None:
+        """What a person should know though it went well; programs find it in the result."""
+        if not self.json:
+            print(clean(f"lifeboat: warning: {about.message}"), file=sys.stderr)
+            print(clean(f"  next: {about.hint}"), file=sys.stderr)
+
     def failure(self, error: LifeboatError) -> None:
         if self.json:
             print(json.dumps({"error": error.to_json()}, indent=2))
             return
-        print(f"lifeboat: {error.message}", file=sys.stderr)
+        print(clean(f"lifeboat: {error.message}"), file=sys.stderr)
         if error.hint:
-            print(f"  next: {error.hint}", file=sys.stderr)
+            print(clean(f"  next: {error.hint}"), file=sys.stderr)

@@ -22,6 +22,7 @@ class Cell(Enum):
     DAMAGED = ("damaged", "✗", "X", "bold red")
     REPAIRED = ("repaired", "◆", "R", "bold cyan")
     MANIFEST = ("manifest", "▣", "M", "blue")
+    MEMORY = ("memory", "▤", "m", "magenta")
     FREE = ("not used", "·", ".", "dim")
 
     @property
@@ -47,7 +48,9 @@ def cells(
     """One cell per block of the flash; block numbers as in the report line."""
     total = flash_size // manifest.block_size
     result = [Cell.OK] * manifest.block_count
-    result += [Cell.FREE] * (total - 1 - manifest.block_count) + [Cell.MANIFEST]
+    rest, memory = manifest.manifest_blocks - 1, manifest.memory_blocks
+    result += [Cell.FREE] * (total - 1 - rest - memory - manifest.block_count)
+    result += [Cell.MANIFEST] * rest + [Cell.MEMORY] * memory + [Cell.MANIFEST]
     for block in repaired:
         result[block] = Cell.REPAIRED
     for block in damaged:

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from lifeboat_host import image
+from lifeboat_host import report as reports
 from lifeboat_host.agent import Agent
+from lifeboat_host.board.remembered import Remembered
 from lifeboat_host.errors import LifeboatError
 from lifeboat_host.formats import Manifest
 from lifeboat_host.image import Image, Progress
 
-_POWER_ON_S = 600  # with a whole recovery and a whole backup, over SPI
+POWER_ON_S = 600  # with a whole recovery and a whole backup, over SPI
+_PATIENT_S = 3600  # all copies of all members
 _LOOK = 1 << 20  # bytes that the board compares between two signs of life
 _TRIES = 3
 _SHAKY = ("link-garbled", "link-timeout")
@@ -118,6 +121,51 @@ def described(agent: Agent) -> Present:
         return Present(None, error.code)
 
 
+def has_memory(code: Code, memory: Remembered) -> bool:
+    """Whether the board has a memory when that code is in its flash."""
+    if not memory.blocks:
+        return memory.state != "none"
+    return code.manifest.memory_blocks == memory.blocks
+
+
+def losses(agent: Agent, code: Code, before: Present, memory: Remembered) -> list[str]:
+    """What is lost, besides the code in flash, when that code replaces it; a line each."""
+    new, end = code.manifest, agent.flash_size // agent.block_size
+    lines = []
+    # The blocks at the end of the flash that are lifeboat's now, and those that it would take.
+    ours: set[int] = set()
+    if before.about:
+        ours |= _tail(before.about.get("memory", 0), before.about.get("manifest", 1), end)
+        if not before.about["blank"]:
+            lines.append(
+                f"  block {end - 1}: what stands behind the manifest in flash is erased; "
+                "it may be a boot loader's environment"
+            )
+    if memory.state == "ok" and memory.blocks:
+        ours |= set(range(end - 1 - memory.blocks, end - 1))
+    wanted = _tail(new.memory_blocks, new.manifest_blocks, end)
+    first = max(0, end - len(wanted))
+    used = agent.call_if_known("used", first, end - first) or []
+    strange = sorted((wanted & set(used)) - ours)
+    if strange:
+        lines.append(
+            f"  block {reports.spans([block, 1] for block in strange)}: what stands there is "
+            "neither manifest nor memory, and is erased"
+        )
+    if memory.state == "ok" and memory.blocks and not has_memory(code, memory):
+        own = f"its set {memory.set_id} ({memory.disks})" if memory.set_id else "no set"
+        lines.append(
+            "  the image has no room for the controller's memory where it is: "
+            f"{own} and {len(memory.builds)} known builds are lost to it"
+        )
+    return lines
+
+
+def _tail(memory_blocks: int, manifest_blocks: int, end: int) -> set[int]:
+    """The blocks of a flash of `end` blocks that manifest and memory take."""
+    return set(range(max(0, end - memory_blocks - max(1, manifest_blocks)), end))
+
+
 def differing(agent: Agent, code: Code, progress: Progress | None = None) -> list[int]:
     """The blocks that the board would need; the manifest block counts when it does, too."""
     before = described(agent)
@@ -193,15 +241,26 @@ def verify_copies(agent: Agent, progress: Progress | None = None) -> dict[str, A
     return answer
 
 
-def power_on(agent: Agent) -> dict[str, Any]:
-    """What a power-on does, without one; its report."""
-    report: dict[str, Any] = agent.call("power_on", timeout=_POWER_ON_S)
+def power_on(agent: Agent, unlimited: bool = False) -> dict[str, Any]:
+    """What a power-on does, without one; its report.
+
+    unlimited: all copies are read, however long it takes, and what failed is tried again.
+    """
+    report: dict[str, Any]
+    try:
+        if unlimited:
+            report = agent.call("power_on", True, timeout=_PATIENT_S)
+            return report
+    except LifeboatError as error:  # a boot stage from before the memory knows no limit
+        if error.code != "link-device" or "TypeError" not in error.message:
+            raise
+    report = agent.call("power_on", timeout=POWER_ON_S)
     return report
 
 
 def reset(agent: Agent) -> dict[str, Any]:
     """Reset the board; its report. Afterwards the agent has to be started anew."""
-    return agent.link.reset(_POWER_ON_S)
+    return agent.link.reset(POWER_ON_S)
 
 
 def drill(agent: Agent, blocks: int) -> dict[str, Any]:
@@ -212,7 +271,7 @@ def drill(agent: Agent, blocks: int) -> dict[str, Any]:
     """
     agent.start()
     block = random.randrange(blocks)
-    agent.call("drill", block, timeout=_POWER_ON_S)
+    agent.call("drill", block, timeout=POWER_ON_S)
     report = reset(agent)
     repaired = [entry[:2] for entry in report["repaired"]]
     if report["verdict"] != "RUN" or repaired != [[block, 1]]:

@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, BinaryIO, Union
 
 from lifeboat_host import boards
 from lifeboat_host.boards import BoardSpec
@@ -39,6 +39,7 @@ from lifeboat_host.report import parse_line
 Medium = Union[str, "os.PathLike[str]", Export, Mapping[str, Any]]
 
 _PORTS = 6  # of one ich9-ahci
+_USB_PORTS = 15  # of one pci-ohci, at most
 _TAIL = 400  # characters of console output shown with a failure
 
 
@@ -50,8 +51,16 @@ class Sata:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass
+class Usb:
+    """A USB disk. options: further properties of QEMU's usb-storage."""
+
+    medium: Medium
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
 # A disk, or None for a port with nothing on it.
-Drive = Union[Sata, Medium, None]
+Drive = Union[Sata, Usb, Medium, None]
 
 
 def boot_image(spec: BoardSpec) -> Path:
@@ -85,33 +94,60 @@ def machine_arguments(
         arguments += ["-device", f"loader,{boot},force-raw=on"]
     interface = "pflash,unit=1" if spec.flash_kind == "pflash" else spec.flash_kind
     arguments += ["-drive", _drive(interface, flash)]
-    arguments += _sata(drives) if spec.disk_kind == "sata" else _sd_card(spec, drives)
+    if spec.disk_kind == "sd":
+        arguments += _sd_card(spec, drives)
+    else:
+        usual: type[Sata] | type[Usb] = Usb if spec.disk_kind == "usb" else Sata
+        sata: list[Sata | None] = []
+        usb: list[Usb | None] = []
+        for drive in drives:
+            disk = usual(drive) if drive and not isinstance(drive, (Sata, Usb)) else drive
+            if isinstance(disk, Sata):
+                sata.append(disk)
+            elif isinstance(disk, Usb):
+                usb.append(disk)
+            else:
+                (sata if usual is Sata else usb).append(None)
+        arguments += _sata(sata) + _usb(usb)
     if icount:
         arguments += ["-icount", icount]
     return [*arguments, *extra]
 
 
-def _sata(drives: Sequence[Drive]) -> list[str]:
+def _sata(disks: Sequence[Sata | None]) -> list[str]:
     arguments = []
-    for controller in range((len(drives) + _PORTS - 1) // _PORTS or 1):
+    for controller in range((len(disks) + _PORTS - 1) // _PORTS or 1):
         arguments += ["-device", f"ich9-ahci,id=ahci{controller}"]
-    for number, drive in enumerate(drives):
-        if drive is None:
-            continue
-        disk = drive if isinstance(drive, Sata) else Sata(drive)
-        node = f"disk{number}"
-        blockdev = {"driver": "raw", "node-name": node, "file": _protocol(disk.medium)}
-        properties = {
-            "drive": node,
-            "bus": f"ahci{number // _PORTS}.{number % _PORTS}",
-            "serial": f"LB{number:04}",
-            "werror": "report",
-            "rerror": "report",
-            **disk.options,
-        }
-        device = "".join(f",{key}={_escape(value)}" for key, value in properties.items())
-        arguments += ["-blockdev", json.dumps(blockdev), "-device", f"ide-hd{device}"]
+    for number, disk in enumerate(disks):
+        if disk:
+            bus = f"ahci{number // _PORTS}.{number % _PORTS}"
+            options = {"bus": bus, "serial": f"LB{number:04}", **disk.options}
+            arguments += _disk("ide-hd", f"disk{number}", disk.medium, options)
     return arguments
+
+
+def _usb(disks: Sequence[Usb | None]) -> list[str]:
+    if not disks:
+        return []
+    if len(disks) > _USB_PORTS:
+        what = f"{len(disks)} USB disks, the controller has {_USB_PORTS} ports"
+        raise LifeboatError("board-drives", what, "give it fewer")
+    arguments = ["-device", f"pci-ohci,id=usb,num-ports={max(len(disks), 3)}"]
+    for number, disk in enumerate(disks):
+        if disk:
+            node = f"usb{number}"
+            place = {"id": f"{node}-disk", "bus": "usb.0", "port": str(number + 1)}
+            options = {**place, "serial": f"LU{number:04}", **disk.options}
+            arguments += _disk("usb-storage", node, disk.medium, options)
+    return arguments
+
+
+def _disk(device: str, node: str, medium: Medium, options: Mapping[str, str]) -> list[str]:
+    """A disk that tells its errors to the board."""
+    blockdev = {"driver": "raw", "node-name": node, "file": _protocol(medium)}
+    properties = {"drive": node, "werror": "report", "rerror": "report", **options}
+    device += "".join(f",{key}={_escape(value)}" for key, value in properties.items())
+    return ["-blockdev", json.dumps(blockdev), "-device", device]
 
 
 def _sd_card(spec: BoardSpec, drives: Sequence[Drive]) -> list[str]:
@@ -119,10 +155,10 @@ def _sd_card(spec: BoardSpec, drives: Sequence[Drive]) -> list[str]:
     if not cards:
         return []
     (card,) = cards[:1]
-    if len(cards) > 1 or isinstance(card, Sata):
+    if len(cards) > 1 or isinstance(card, (Sata, Usb)):
         raise LifeboatError(
             "board-drives",
-            f"{spec.id} has one slot for an SD card and no SATA",
+            f"{spec.id} has one slot for an SD card, no SATA and no USB",
             "give it one disk image",
         )
     if isinstance(card, (str, os.PathLike)) and os.path.isfile(card):
@@ -201,8 +237,8 @@ class Qmp:
 class Board(AbstractContextManager["Board"]):
     """A QEMU board with its console on pipes. Switched on when entered as a context manager.
 
-    flash: the code flash's medium. drives: SATA ports in order, None for an empty one; or the one
-    SD card.
+    flash: the code flash's medium. drives: the ports of the board's kind of disk in order, None
+    for an empty one, among them disks of another kind; or the one SD card.
     `flash`, `drives`, `icount` and `extra` may be changed while the board is off.
     """
 
@@ -252,23 +288,15 @@ class Board(AbstractContextManager["Board"]):
         if self.running:
             return
         self.off()
-        self.console, self._read_to = "", 0
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         path = str(self._folder / "qmp")
         monitor = ["-chardev", f"socket,id=qmp,path={path}", "-mon", "chardev=qmp,mode=control"]
         with socket.socket(socket.AF_UNIX) as listener, open(self._stderr_path, "wb") as stderr:
             listener.bind(path)
             listener.listen(1)
             try:
-                self._process = subprocess.Popen(
-                    self.arguments() + monitor,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=stderr,
-                    bufsize=0,
-                )
+                process = self._spawn(self.arguments() + monitor, stderr)
                 while not select.select([listener], [], [], 0.1)[0]:
-                    if self._process.poll() is not None:
+                    if process.poll() is not None:
                         raise self._failure("qemu", "QEMU ended at once")
                 self._qmp = Qmp(listener.accept()[0])
             except OSError as error:
@@ -279,6 +307,14 @@ class Board(AbstractContextManager["Board"]):
                 raise
             finally:
                 os.unlink(path)
+
+    def _spawn(self, command: Sequence[str], stderr: BinaryIO) -> subprocess.Popen[bytes]:
+        self.console, self._read_to = "", 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, bufsize=0
+        )
+        return self._process
 
     def kill(self) -> None:
         """Cut the power from any thread: a wait for the console then ends as board-ended."""
@@ -311,7 +347,7 @@ class Board(AbstractContextManager["Board"]):
 
         Not with media of a lab: a drain would wait for a request that is never answered.
         """
-        media = [drive.medium if isinstance(drive, Sata) else drive for drive in self.drives]
+        media = [d.medium if isinstance(d, (Sata, Usb)) else d for d in self.drives]
         if self._qmp and self.running and not any(isinstance(m, Export) for m in media):
             with contextlib.suppress(LifeboatError):
                 self._qmp("stop")

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Union
 
 from lifeboat_host import gpt
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import LifeboatError
 from lifeboat_host.formats import (
-    BLOCKS_OFFSET,
+    CANDIDATE,
+    EVIDENCE,
     MAGICS,
-    MANIFEST_LIMIT,
+    MANIFEST_AREA,
     MANIFEST_OFFSET,
+    PARITY,
     PARTITION_TYPE,
+    REGION,
     SLOT_SIZE_MIN,
-    SPARE_MIN,
+    STATE,
     TAIL_UNITS,
     UNIT,
     Commit,
+    Extent,
     Manifest,
     RegionHeader,
+    manifest_size_max,
+    pack_directory,
     parse_commit,
     parse_manifest,
     parse_region,
@@ -31,10 +37,14 @@ from lifeboat_host.image import Progress
 
 TAIL = "tail"
 GPT = "gpt"
-JOURNAL_UNITS = SPARE_MIN // UNIT
+JOURNAL_UNITS = 32
+STATE_UNITS = 2
+BLOCK_SIZE_MAX = 262144  # of the boards here; room for one block is left where none is named
 Where = Union[str, int]  # TAIL, GPT, or the LBA the region starts at
 
-_OVERHEAD = (1 + TAIL_UNITS) * UNIT + SPARE_MIN
+_ALIGN = 65536  # of slots: no large page of an SD card or SSD holds parts of two
+_SPARE_HALF = 524288  # of evidence (and one block) and of parity
+_PARTITIONS_MAX = 16  # of lifeboat's type that are looked at
 _COPY_NAMES = ("head", "first tail", "second tail")
 
 
@@ -62,6 +72,12 @@ class Found:
     def headers_ok(self) -> bool:
         return all(copy.state == "ok" for copy in self.copies)
 
+    @property
+    def agreed(self) -> bool:
+        """Whether a board without a memory of the set may write to it."""
+        head, *tails = (copy.state == "ok" for copy in self.copies)
+        return head and any(tails)
+
 
 @dataclass
 class _Candidate:
@@ -88,14 +104,15 @@ class _Candidate:
 
 
 def _candidates(disk: Disk, lbas: Iterable[int]) -> Iterator[_Candidate]:
+    """The places of the page's list, in its order. Raises LifeboatError table-unknown."""
     table, mbr = gpt.read_table(disk), gpt.read_mbr(disk)
-    theirs = mbr.partitions if mbr else ()
-    for partition in table.partitions if table else ():
-        if partition.type == PARTITION_TYPE:
-            start, end = partition.first * disk.lba_size, (partition.last + 1) * disk.lba_size
-            offsets = (start, end - 2 * UNIT, end - UNIT)
-            yield _Candidate(f"partition {partition.number}", offsets, start, end)
-    if not table or table.kind == "mbr":  # else the end of the disk is the backup table's
+    theirs = mbr.primaries if mbr else ()
+    ours = [part for part in table.partitions if part.type == PARTITION_TYPE] if table else []
+    for partition in ours[:_PARTITIONS_MAX]:
+        start, end = partition.first * disk.lba_size, (partition.last + 1) * disk.lba_size
+        offsets = (start, end - 2 * UNIT, end - UNIT)
+        yield _Candidate(f"partition {partition.number}", offsets, start, end)
+    if not table:  # else the end of the disk is the backup table's
         end = units_end(disk)
         yield _Candidate(TAIL, (end - 2 * UNIT, end - UNIT), end=end, others=theirs)
     theirs += table.partitions if table else ()
@@ -108,31 +125,52 @@ def units_end(disk: Disk) -> int:
     return disk.size // UNIT * UNIT
 
 
+# What is seen at the place of a header copy: a header and its record, or why there is none.
+_Seen = Union[tuple[RegionHeader, bytes], LifeboatError]
+
+
 def _read_header(disk: Disk, offset: int) -> RegionHeader:
+    return _read_copy(disk, offset)[0]
+
+
+def _read_copy(disk: Disk, offset: int) -> tuple[RegionHeader, bytes]:
+    """A header copy, and the bytes of its record."""
     if not 0 <= offset <= disk.size - UNIT:
         raise LifeboatError("region-place", f"{disk.path}: no room for a header at {offset}")
     data = disk.read(offset, UNIT)
-    return parse_region(data, lba_size=disk.lba_size, disk_size=disk.size, found_at=offset)
+    size, sector = disk.size, disk.lba_size
+    header = parse_region(data, lba_size=sector, disk_size=size, found_at=offset)
+    return header, data[: REGION.size]
 
 
 def find(disk: Disk, lbas: Iterable[int] = ()) -> Found:
     """The disk's region: GPT partition, tail, then `lbas`, as docs/format.md orders them.
 
-    Raises LifeboatError region-none; its message names headers that are there but damaged.
+    Raises LifeboatError: region-none, whose message names headers that are there but damaged;
+    region-version when there is none but one of a newer format; table-unknown.
     """
     misses = []
+    newer: LifeboatError | None = None
     for candidate in _candidates(disk, lbas):
+        first: RegionHeader | None = None  # its range is the region, whatever the others name
         for offset in candidate.offsets:
             try:
                 header = _read_header(disk, offset)
             except LifeboatError as error:
+                if error.code == "region-version":
+                    newer = newer or error.located(f"{disk.path}, offset 0x{offset:x}")
                 if error.code != "region-magic":
                     misses.append(f"offset 0x{offset:x}: {error.message}")
                 continue
             why = candidate.miss(header)
-            if not why:
-                return Found(header, candidate.how, _header_copies(disk, header))
-            misses.append(f"offset 0x{offset:x}: region: {why}")
+            if why:
+                misses.append(f"offset 0x{offset:x}: region: {why}")
+            else:
+                first = first or header
+        if first:
+            return _audit(disk, candidate.how, first)
+    if newer:
+        raise newer
     detail = f" ({'; '.join(misses)})" if misses else ""
     raise LifeboatError(
         "region-none",
@@ -141,15 +179,46 @@ def find(disk: Disk, lbas: Iterable[int] = ()) -> Found:
     )
 
 
-def _header_copies(disk: Disk, header: RegionHeader) -> tuple[HeaderCopy, ...]:
-    copies = []
-    for name, offset in zip(_COPY_NAMES, header.copies):
+def headers(disks: Iterable[Disk], lbas: Sequence[int] = ()) -> dict[str, RegionHeader]:
+    """The region headers of the disks that have one, by the disks' names."""
+    found = {}
+    for disk in disks:
         try:
-            state = "ok" if _read_header(disk, offset) == header else "differs"
+            found[str(disk.path)] = find(disk, lbas).header
         except LifeboatError as error:
-            state = error.code
-        copies.append(HeaderCopy(name, offset, state))
-    return tuple(copies)
+            if error.code != "region-none":
+                raise
+    return found
+
+
+def _audit(disk: Disk, how: str, first: RegionHeader) -> Found:
+    """The region of that header: the valid copy with the highest serial counts, of equal ones
+    the first; others are `ok` when they have the same bytes."""
+    seen: list[_Seen] = []
+    counting: tuple[RegionHeader, bytes] | None = None
+    for offset in first.copies:
+        try:
+            copy = _read_copy(disk, offset)
+        except LifeboatError as error:
+            seen.append(error)
+            continue
+        seen.append(copy)
+        same_place = (copy[0].start, copy[0].end) == (first.start, first.end)
+        if same_place and (not counting or copy[0].header_serial > counting[0].header_serial):
+            counting = copy
+    # A disk that no longer gives what it gave before leaves none.
+    header = counting[0] if counting else first
+    copies = tuple(
+        HeaderCopy(name, offset, _state(one, counting))
+        for name, offset, one in zip(_COPY_NAMES, first.copies, seen)
+    )
+    return Found(header, how, copies)
+
+
+def _state(seen: _Seen, counting: tuple[RegionHeader, bytes] | None) -> str:
+    if isinstance(seen, LifeboatError):
+        return seen.code
+    return "ok" if counting and seen[1] == counting[1] else "differs"
 
 
 # --- looking at slots ----------------------------------------------------------------------
@@ -157,13 +226,35 @@ def _header_copies(disk: Disk, header: RegionHeader) -> tuple[HeaderCopy, ...]:
 
 @dataclass(frozen=True)
 class Slot:
-    """A slot; committed when it has a manifest, else `why` is the code that makes it free."""
+    """A slot; committed when it has a manifest, else `why` is the code that makes it free.
+
+    candidate: the manifest of an update's candidate, which is free, too (`commit-candidate`).
+    blocks: the byte offset of the code's first block on the disk.
+    """
 
     index: int
     offset: int
+    blocks: int
     commit: Commit | None = None
     manifest: Manifest | None = None
     why: str = ""
+    candidate: Manifest | None = None
+
+    @property
+    def newer(self) -> bool:
+        """Whether it is of a newer format: neither used nor given up."""
+        return self.why.endswith("-version")
+
+    @property
+    def read_only(self) -> bool:
+        """Whether it must be neither mended nor given up by this version."""
+        parts = (self.commit, self.manifest)
+        return any(part is not None and part.read_only for part in parts)
+
+    def block(self, number: int) -> int:
+        """Byte offset of a block of the copy on the disk."""
+        assert self.manifest
+        return self.blocks + number * self.manifest.block_size
 
 
 @dataclass
@@ -182,22 +273,25 @@ def read_slots(disk: Disk, header: RegionHeader) -> list[Slot]:
 
 def _read_slot(disk: Disk, header: RegionHeader, index: int) -> Slot:
     offset = header.slot(index)
+    blocks = offset + header.blocks_offset
     try:
-        commit = parse_commit(disk.read(offset, UNIT), region=header, slot=index)
-        manifest = parse_manifest(disk.read(offset + MANIFEST_OFFSET, MANIFEST_LIMIT))
+        record = disk.read(offset, UNIT)
+        candidate = record.startswith(CANDIDATE)
+        commit = parse_commit(record, region=header, slot=index, candidate=candidate)
+        manifest = parse_manifest(disk.read(offset + MANIFEST_OFFSET, commit.manifest_size))
     except LifeboatError as error:
-        return Slot(index, offset, why=error.code)
+        return Slot(index, offset, blocks, why=error.code)
     if not commit.describes(manifest):
-        return Slot(index, offset, why="commit-mismatch")
-    return Slot(index, offset, commit, manifest)
+        return Slot(index, offset, blocks, why="commit-mismatch")
+    if candidate:
+        return Slot(index, offset, blocks, why="commit-candidate", candidate=manifest)
+    return Slot(index, offset, blocks, commit, manifest)
 
 
 def newest(slots: Iterable[Slot]) -> Slot | None:
-    """The committed slot with the highest generation."""
-    committed = [slot for slot in slots if slot.commit]
-    return max(
-        committed, key=lambda slot: slot.commit.generation if slot.commit else 0, default=None
-    )
+    """The committed slot with the newest generation."""
+    committed = [(slot.commit.age, slot) for slot in slots if slot.commit]
+    return max(committed, key=lambda item: item[0])[1] if committed else None
 
 
 def verify(disk: Disk, slots: Iterable[Slot], progress: Progress | None = None) -> list[CopyCheck]:
@@ -208,7 +302,7 @@ def verify(disk: Disk, slots: Iterable[Slot], progress: Progress | None = None) 
     for check in checks:
         manifest = check.manifest
         for block in range(manifest.block_count):
-            if not _block_good(disk, check.slot.offset, manifest, block):
+            if not _block_good(disk, check.slot, manifest, block):
                 check.bad.append(block)
             done += 1
             if progress:
@@ -216,30 +310,45 @@ def verify(disk: Disk, slots: Iterable[Slot], progress: Progress | None = None) 
     return checks
 
 
-def _block_good(disk: Disk, slot_offset: int, manifest: Manifest, block: int) -> bool:
+def block_offset(
+    slot_offset: int, manifest: Manifest, block: int, manifest_room: int = MANIFEST_AREA
+) -> int:
+    """Where a block of the copy in that slot is on the disk."""
+    return slot_offset + MANIFEST_OFFSET + manifest_room + block * manifest.block_size
+
+
+def _block_good(disk: Disk, slot: Slot, manifest: Manifest, block: int) -> bool:
     try:
-        data = disk.read(block_offset(slot_offset, manifest, block), manifest.block_size)
+        data = disk.read(slot.block(block), manifest.block_size)
     except LifeboatError:
         return False  # a sector that cannot be read is damage to report, not a reason to stop
     return all(manifest.block_matches(block, data))
 
 
-def block_offset(slot_offset: int, manifest: Manifest, block: int) -> int:
-    """Where a block of the copy in that slot is on the disk."""
-    return slot_offset + BLOCKS_OFFSET + block * manifest.block_size
-
-
 # --- creating ------------------------------------------------------------------------------
+
+
+def manifest_area_for(flash_size: int, block_size: int) -> int:
+    """Bytes that a slot needs for the manifest of the largest image of such a flash."""
+    size = manifest_size_max(flash_size // block_size - 1)
+    return max(MANIFEST_AREA, size + -size % MANIFEST_AREA)
 
 
 def slot_size_for(flash_size: int, block_size: int) -> int:
     """Bytes of a slot that holds the largest image of such a flash."""
-    return BLOCKS_OFFSET + flash_size - block_size
+    area = manifest_area_for(flash_size, block_size)
+    return MANIFEST_OFFSET + area + flash_size - block_size
 
 
-def size_for(slot_size: int, slots: int) -> int:
-    """Bytes of a region with that many slots."""
-    return _OVERHEAD + slots * (slot_size + -slot_size % UNIT)
+def _behind_slots(block_size: int) -> int:
+    """Bytes of journal, extents and tail copies."""
+    units = JOURNAL_UNITS + STATE_UNITS + TAIL_UNITS
+    return units * UNIT + 2 * _SPARE_HALF + block_size + -block_size % UNIT
+
+
+def size_for(slot_size: int, slots: int, block_size: int = BLOCK_SIZE_MAX) -> int:
+    """Bytes of a region with that many slots, for code in blocks of that size."""
+    return _ALIGN + slots * (slot_size + -slot_size % _ALIGN) + _behind_slots(block_size)
 
 
 def place(disk: Disk, where: Where, size: int) -> tuple[int, int]:
@@ -282,45 +391,85 @@ def new_set(
     slots: int = 2,
     size: int | None = None,
     need: int = SLOT_SIZE_MIN,
+    block_size: int = BLOCK_SIZE_MAX,
+    manifest_area: int = MANIFEST_AREA,
+    product: str = "",
 ) -> list[RegionHeader]:
     """Headers of a new set, one per disk in that order; writes nothing.
 
-    size: bytes of the region (default: just enough). need: least bytes of a slot.
+    size: bytes of the region (default: just enough). The rest: see new_headers().
     """
     if not 2 <= slots <= 16:
         raise LifeboatError("region-field", f"{slots} slots", "a region has 2 to 16 slots")
-    places = [place(disk, where, size or size_for(need, slots)) for disk in disks]
-    return new_headers(disks, places, slots=slots, need=need)
+    size = size or size_for(need, slots, block_size)
+    return new_headers(
+        disks,
+        [place(disk, where, size) for disk in disks],
+        slots=slots,
+        need=need,
+        block_size=block_size,
+        manifest_area=manifest_area,
+        product=product,
+    )
 
 
 def new_headers(
-    disks: Sequence[Disk], places: Sequence[tuple[int, int]], *, slots: int, need: int
+    disks: Sequence[Disk],
+    places: Sequence[tuple[int, int]],
+    *,
+    slots: int,
+    need: int,
+    block_size: int = BLOCK_SIZE_MAX,
+    manifest_area: int = MANIFEST_AREA,
+    product: str = "",
 ) -> list[RegionHeader]:
-    """Headers of a new set at these places, each (start_lba, sectors); writes nothing."""
+    """Headers of a new set at these places, each (start_lba, sectors); writes nothing.
+
+    need: least bytes of a slot. block_size: of the code, for which room is left as evidence.
+    """
     set_id = os.urandom(16)
     headers = []
     for index, (disk, (start_lba, sectors)) in enumerate(zip(disks, places)):
         room = sectors * disk.lba_size
-        slot_size = (room - _OVERHEAD) // slots // UNIT * UNIT
-        if slot_size < need:
+        slot_size = (room - _ALIGN - _behind_slots(block_size)) // slots // _ALIGN * _ALIGN
+        if slot_size < max(need, SLOT_SIZE_MIN):
             raise LifeboatError(
                 "region-small",
                 f"{disk.path}: {room} bytes are too few for {slots} slots of {need} bytes",
-                f"the region needs {size_for(need, slots)} bytes",
+                f"the region needs {size_for(need, slots, block_size)} bytes",
             )
-        headers.append(
-            _header(
-                disk,
-                set_id=set_id,
-                start_lba=start_lba,
-                sectors=sectors,
-                member_index=index,
-                member_count=len(disks),
-                slot_count=slots,
-                slot_size=slot_size,
-            )
+        journal = _ALIGN + slots * slot_size
+        header = RegionHeader(
+            lba_size=disk.lba_size,
+            set_id=set_id,
+            region_id=os.urandom(16),
+            start_lba=start_lba,
+            sectors=sectors,
+            member_index=index,
+            member_count=len(disks),
+            slot_count=slots,
+            slot_size=slot_size,
+            journal_offset=journal,
+            journal_units=JOURNAL_UNITS,
+            product=product,
+            manifest_area=0 if manifest_area == MANIFEST_AREA else manifest_area,
+            slots_offset=_ALIGN,
+            directory=_new_directory(journal + JOURNAL_UNITS * UNIT, block_size),
         )
+        header.check()
+        headers.append(header)
     return headers
+
+
+def _new_directory(offset: int, block_size: int) -> bytes:
+    """The extents of a new region, from that offset on."""
+    extents = []
+    block_units = -(-block_size // UNIT)
+    half = _SPARE_HALF // UNIT
+    for kind, units in ((STATE, STATE_UNITS), (EVIDENCE, half + block_units), (PARITY, half)):
+        extents.append(Extent(kind, 0, units, offset))
+        offset = extents[-1].end
+    return pack_directory(extents)
 
 
 def joining(
@@ -343,49 +492,48 @@ def joining(
             f"{disk.path}: which of the {member.member_count} members is it to be?",
             f"give --member, 0 to {member.member_count - 1}, not {member.member_index}",
         )
+    if member.read_only:
+        raise _read_only(member)
     size = sectors * disk.lba_size if sectors else member.size
     start_lba, sectors = place(disk, where, size)
-    return _header(
-        disk,
-        set_id=member.set_id,
+    header = replace(
+        member,
+        lba_size=disk.lba_size,
+        region_id=os.urandom(16),
         start_lba=start_lba,
         sectors=sectors,
         member_index=index,
-        member_count=member.member_count,
-        slot_count=member.slot_count,
-        slot_size=member.slot_size,
-    )
-
-
-def _header(
-    disk: Disk, *, set_id: bytes, slot_count: int, slot_size: int, **rest: int
-) -> RegionHeader:
-    """A header of its own id; the journal is right after the slots, where there is room."""
-    journal = UNIT + slot_count * slot_size
-    room = rest["sectors"] * disk.lba_size - TAIL_UNITS * UNIT - journal
-    units = JOURNAL_UNITS if room >= JOURNAL_UNITS * UNIT else 0
-    header = RegionHeader(
-        lba_size=disk.lba_size,
-        set_id=set_id,
-        region_id=os.urandom(16),
-        slot_count=slot_count,
-        slot_size=slot_size,
-        journal_offset=journal if units else 0,
-        journal_units=units,
-        **rest,
+        header_serial=0,
     )
     header.check()
-    return header
+    # What does not fit behind the slots of a smaller region is not there.
+    if header.journal is None:
+        header = replace(header, journal_offset=0, journal_units=0)
+    return replace(header, directory=pack_directory(header.extents))
+
+
+def _read_only(header: RegionHeader) -> LifeboatError:
+    return LifeboatError(
+        "region-version",
+        f"the region at LBA {header.start_lba} has a feature of a newer format: "
+        "this version only reads it",
+        "use a lifeboat release that knows this format; do not overwrite it",
+    )
 
 
 def fresh_units(header: RegionHeader) -> dict[int, bytes]:
     """What makes a range that region: byte offsets of units, and what to write there.
 
-    First what frees the slots and the journal, then the header copies, the head copy last.
+    First what frees the slots, the journal and the extents' beginnings, then the header copies,
+    the head copy last.
     """
     units = [header.slot(index) for index in range(header.slot_count)]
-    journal = header.start + header.journal_offset
-    units += [journal + index * UNIT for index in range(header.journal_units)]
+    if header.journal:
+        journal, count = header.journal
+        units += [journal + index * UNIT for index in range(count)]
+    for extent in header.extents:
+        first = header.start + extent.offset
+        units += [first + index * UNIT for index in range(min(extent.units, STATE_UNITS))]
     packed = header.pack()
     return {
         **dict.fromkeys(units, bytes(UNIT)),
@@ -409,18 +557,22 @@ def retire(disk: Disk, header: RegionHeader) -> None:
     """Make the range no region any more: its commit records and header copies become zeros.
 
     What stands in their places and is neither stays: somebody else has written it.
-    Raises LifeboatError: disk-write, disk-read, region-readback.
+    Raises LifeboatError: disk-write, disk-read, region-readback; region-version when this version
+    may not write there.
     """
+    if header.read_only:
+        raise _read_only(header)
     disk.allow([(header.start, header.end)])
     slots = [header.slot(index) for index in range(header.slot_count)]
-    for offsets, magic in ((slots, MAGICS["commit"]), (header.copies, MAGICS["region"])):
-        ours = [at for at in offsets if _unreadable_or(magic, disk, at)]
+    records = (MAGICS["commit"], CANDIDATE)
+    for offsets, magics in ((slots, records), (header.copies, (MAGICS["region"],))):
+        ours = [at for at in offsets if _unreadable_or(magics, disk, at)]
         _write_units(disk, dict.fromkeys(ours, bytes(UNIT)))
 
 
-def _unreadable_or(magic: bytes, disk: Disk, offset: int) -> bool:
+def _unreadable_or(magics: tuple[bytes, ...], disk: Disk, offset: int) -> bool:
     try:
-        return disk.read(offset, UNIT).startswith(magic)
+        return disk.read(offset, UNIT).startswith(magics)
     except LifeboatError:
         return True  # nothing is lost by writing there, and it may be readable again later
 

@@ -83,6 +83,9 @@ def table(report: dict[str, Any]) -> Table:
     product, version, build = (report.get(key) for key in ("product", "version", "build"))
     grid.add_row("code", f"{product} {version}, build {build}" if build else "none")
     grid.add_row("trust", str(report.get("trust")))
+    if "memory" in report:
+        own = f", own set {report['set']}" if report.get("set") else ""
+        grid.add_row("memory", f"{report['memory']}{own}")
     grid.add_row("inspected", f"{report.get('blocks')} blocks; manifest {report.get('manifest')}")
     for key, what in (("bad", "damaged"), ("repaired", "repaired"), ("lost", "lost")):
         grid.add_row(what, spans(report.get(key, ())))

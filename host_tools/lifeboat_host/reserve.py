@@ -10,7 +10,13 @@ from lifeboat_host import gpt, region
 from lifeboat_host.diskmap import DiskMap
 from lifeboat_host.disks import Disk
 from lifeboat_host.errors import LifeboatError
-from lifeboat_host.formats import PARTITION_TYPE, UNIT, RegionHeader
+from lifeboat_host.formats import (
+    MAGICS,
+    PARTITION_TYPE,
+    UNIT,
+    RegionHeader,
+    newer_region,
+)
 from lifeboat_host.image import Progress
 
 AUTO = "auto"
@@ -48,7 +54,8 @@ def choose(
     """Where a region of `size` bytes goes on that disk; writes nothing.
 
     Raises LifeboatError with why not: disk-claimed, disk-unknown, table-unknown, table-mbr,
-    gpt-damaged, gpt-full, mbr-damaged, region-exists, region-overlap, region-room, region-place.
+    gpt-damaged, gpt-full, mbr-damaged, region-exists, region-version, region-overlap, region-room,
+    region-place.
     """
     if found.refusal:
         raise found.refusal
@@ -184,15 +191,25 @@ def _no_room(disk: Disk, found: DiskMap, size: int) -> LifeboatError:
 
 
 def _used(disk: Disk, place: Place, progress: Progress | None) -> tuple[int, int] | None:
-    """The first and last LBA of the place that is not zero."""
+    """The first and last LBA of the place that is not zero.
+
+    Raises LifeboatError region-version for a region of a newer format that begins or ends there.
+    """
     start, end = place.first * disk.lba_size, (place.last + 1) * disk.lba_size
     at = disk.first_nonzero(start, end, progress)
     if at is None:
         return None
     first = last = at
     while at is not None:
+        at -= at % UNIT  # headers stand at the beginning of units
         size = min(_STEP, end - at)
-        last = at + len(disk.read(at, size).rstrip(b"\0")) - 1
+        data = disk.read(at, size)
+        last = at + len(data.rstrip(b"\0")) - 1
+        for unit in range(0, size, UNIT):
+            if data.startswith(MAGICS["region"], unit):
+                newer = newer_region(data[unit : unit + UNIT])
+                if newer:
+                    raise newer.located(f"{disk.path}, offset 0x{at + unit:x}")
         at = disk.first_nonzero(at + size, end)
         if progress:
             progress(last - start, end - start)

@@ -17,6 +17,7 @@ from typing import Any
 from lifeboat_host import boards
 from lifeboat_host.boards import BoardSpec
 from lifeboat_host.errors import LifeboatError
+from lifeboat_host.pico import board as pico
 from lifeboat_host.qemu import Drive, Medium, Qmp, machine_arguments
 from lifeboat_host.report import parse_line
 
@@ -47,7 +48,9 @@ class Session:
         self._log_path = self.folder / "console.log"
 
     def arguments(self, spec: BoardSpec, flash: Medium, drives: Sequence[Drive] = ()) -> list[str]:
-        """QEMU's command for this board, exact."""
+        """The emulator's command for this board, exact."""
+        if spec.emulator != boards.QEMU:
+            return [*pico.arguments(spec, flash, drives), "--pty", str(self.folder / "pty")]
         # The log holds the output from before anybody opened the pty, which QEMU drops.
         console = f"pty,id=console,logfile={self._log_path},logappend=off"
         return [
@@ -67,6 +70,8 @@ class Session:
         self.folder.mkdir(parents=True, exist_ok=True)
         command = self.arguments(spec, flash, drives)
         pid_path = self.folder / "pid"
+        if spec.emulator != boards.QEMU:
+            return self._start_pico(command)
         try:
             # QEMU's parent ends when the machine is set up: then all sockets are there.
             run = subprocess.run(
@@ -89,6 +94,32 @@ class Session:
         self._state_path.write_text(json.dumps(state, indent=2))
         return self.status()
 
+    def _start_pico(self, command: list[str]) -> Status:
+        """Like QEMU, it has its pty before anybody hears of it."""
+        pty, stderr = self.folder / "pty", self.folder / "stderr"
+        pty.unlink(missing_ok=True)
+        with open(self._log_path, "wb") as log, open(stderr, "wb") as errors:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=errors,
+                start_new_session=True,
+            )
+        while not pty.exists():
+            if process.poll() is not None:
+                said = stderr.read_text(errors="replace").strip()
+                raise LifeboatError("emulator", f"it ended at once: {said}", shlex.join(command))
+            time.sleep(_POLL)
+        state = {
+            "pid": process.pid,
+            "pty": pty.read_text(),
+            "command": shlex.join(command),
+            "emulator": boards.RP2040PY,
+        }
+        self._state_path.write_text(json.dumps(state, indent=2))
+        return self.status()
+
     def stop(self) -> None:
         """End QEMU and wait for its end; nothing happens when it does not run."""
         pid = self.pid
@@ -104,6 +135,9 @@ class Session:
     def reset(self) -> int:
         """Press the reset button. Returns how many reports the log held before."""
         before = len(self._reports())
+        if self.emulator == boards.RP2040PY and self.running:
+            os.kill(self._state()["pid"], signal.SIGHUP)
+            return before
         with self._connect() as connection:
             qmp = Qmp(connection)
             qmp("system_reset")
@@ -136,8 +170,12 @@ class Session:
         return self._state().get("pid")
 
     @property
+    def emulator(self) -> str:
+        return str(self._state().get("emulator", boards.QEMU))
+
+    @property
     def running(self) -> bool:
-        """Whether the process of that number is our QEMU, and not a later one's."""
+        """Whether the process of that number is our emulator, and not a later one's."""
         pid = self.pid
         if pid is None:
             return False
@@ -145,7 +183,7 @@ class Session:
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             return False
-        return str(self._qmp_path).encode() in command
+        return f"{self.folder}/".encode() in command
 
     def _state(self) -> dict[str, Any]:
         try:

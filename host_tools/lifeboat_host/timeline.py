@@ -35,7 +35,8 @@ text { fill: #1d2329; }
 .lost { stroke-width: 3; }
 .repaired, .mended { fill: #1b7f4b; }
 .created { fill: #1f6feb; }
-.cross { stroke: #ffffff; stroke-width: 2; }
+.adopted { fill: #606a75; }
+.cross { stroke: #ffffff; stroke-width: 2; fill: none; }
 .reason { fill: #c77700; }
 .changed { stroke: #7d4cc2; fill: none; stroke-width: 2; }
 .source { stroke: #606a75; fill: none; stroke-width: 2; }
@@ -55,6 +56,7 @@ text.on-verdict, text.on-RUN, text.on-RUN_DEGRADED { fill: #1d2329; }
   .found, .lost { stroke: #ff7b6e; }
   .repaired, .mended { fill: #4cc38a; }
   .created { fill: #4c9aff; }
+  .adopted { fill: #9aa5b1; }
   .cross { stroke: #14181d; }
   .reason { fill: #f0b429; }
   .changed { stroke: #b794f6; }

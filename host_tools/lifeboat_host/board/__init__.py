@@ -1,0 +1,1 @@
+"""What a connected board is asked and told."""

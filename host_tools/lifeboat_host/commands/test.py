@@ -1,0 +1,96 @@
+"""`lifeboat test`: all tests, and whether the evidence of docs/security.md was among them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from lifeboat_host import boards
+from lifeboat_host.errors import EXIT_ERROR, EXIT_OK
+
+_NAMED = re.compile(r"`(test_\w+)\.py::(test_\w+)`")
+_PAGE = "docs/security.md"
+_WORKERS = 2  # that share the host's tests
+# Seconds that a floor's tests may take by default, on two idle cores; what is more becomes `slow`.
+_SHARES = {"firmware": 300, "unix": 60, "arm": 60, "qemu": 420, "pico": 100, "host": 180}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run pytest in the source tree; its exit code, or 1 when a claim has no test that passed."""
+    parser = argparse.ArgumentParser(
+        prog="lifeboat test",
+        description="Runs pytest in the source tree; other arguments go to pytest.",
+        epilog="floors: lifeboat test -m host (unix, arm, qemu, pico); one: lifeboat test -k NAME",
+    )
+    parser.add_argument("--slow", action="store_true", help="the long sweeps, too")
+    parser.add_argument("-m", dest="markers", metavar="MARKERS", help="only these, as for pytest")
+    args, rest = parser.parse_known_args(arguments)
+    limit = [] if args.slow else ["not slow"]
+    if args.markers or rest:
+        chosen = [f"({args.markers})"] if args.markers else []
+        return _pytest(" and ".join(chosen + limit), *rest)
+    with tempfile.TemporaryDirectory(prefix="lifeboat-test.") as folder:
+        # The host's tests take both cores of a small machine; emulators want one to themselves.
+        ledgers = [Path(folder, name) for name in ("host.xml", "others.xml")]
+        codes = [
+            _pytest(" and ".join(["host", *limit]), "-n", "2", f"--junit-xml={ledgers[0]}"),
+            _pytest(" and ".join(["not host", *limit]), f"--junit-xml={ledgers[1]}"),
+        ]
+        missing = unproven((boards.root() / _PAGE).read_text(encoding="utf-8"), ledgers)
+        for floor, seconds in durations(ledgers).items():
+            share = "" if args.slow else f" of {_SHARES[floor]}" if floor in _SHARES else ""
+            print(f"{floor:10} {seconds:5.0f}{share} s")
+    if missing:
+        print(f"{_PAGE} names tests that did not run and pass: {', '.join(missing)}")
+    return max([*codes, EXIT_ERROR if missing else EXIT_OK])
+
+
+def _pytest(markers: str, *options: str) -> int:
+    command = [sys.executable, "-m", "pytest", "-m", markers, *options]
+    return subprocess.run(command, cwd=boards.root(), check=False).returncode
+
+
+def durations(ledgers: Iterable[Path]) -> dict[str, float]:
+    """Seconds of the tests in each folder of tests/, as they add up on the workers."""
+    found: dict[str, float] = {}
+    for case in _cases(ledgers):
+        folders = case.get("classname", "").split(".")
+        floor = folders[1] if len(folders) > 2 else "other"
+        if "[rp2_sd" in case.get("name", ""):  # the same tests on another emulator
+            floor = "pico"
+        workers = _WORKERS if floor in ("host", "firmware") else 1
+        found[floor] = found.get(floor, 0) + float(case.get("time", 0)) / workers
+    return dict(sorted(found.items()))
+
+
+def _cases(ledgers: Iterable[Path]) -> Iterator[ElementTree.Element]:
+    for ledger in ledgers:
+        try:
+            yield from ElementTree.parse(ledger).iter("testcase")
+        except (OSError, ElementTree.ParseError):  # pytest did not come so far
+            continue
+
+
+def unproven(page: str, ledgers: Iterable[Path]) -> list[str]:
+    """Tests that a page names as `test_x.py::test_y` and that did not pass.
+
+    ledgers: JUnit XML files of pytest. A test passed when it did with at least one of its
+    parameters, and failed with none.
+    """
+    passed, failed = set(), set()
+    for case in _cases(ledgers):
+        module = case.get("classname", "").rpartition(".")[2]
+        name = f"{module}.py::{case.get('name', '').partition('[')[0]}"
+        kinds = {part.tag for part in case}
+        if kinds & {"failure", "error"}:
+            failed.add(name)
+        elif "skipped" not in kinds:
+            passed.add(name)
+    named = {f"{module}.py::{name}" for module, name in _NAMED.findall(page)}
+    return sorted(named - (passed - failed))

@@ -1,0 +1,1 @@
+"""What lifeboat's bytes mean, whatever medium they are on."""

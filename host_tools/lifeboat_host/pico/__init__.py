@@ -1,0 +1,1 @@
+"""A Raspberry Pi Pico with an SD card, in an emulator: `python -m lifeboat_host.pico`."""

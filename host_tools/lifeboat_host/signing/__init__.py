@@ -1,0 +1,1 @@
+"""Keys and signatures: private key files, which one-time keys were used, who signs."""
