@@ -196,6 +196,7 @@ class Port:
     plan       Outcome objects for the next commands, in this order
     det        PxSSTS.DET as it will be once the link has been negotiated
     link_ms    how long that takes
+    spun_up_at when PxCMD.SUD was set (10.1.1), in us
     """
 
     def __init__(self, hba, clock):
@@ -205,6 +206,7 @@ class Port:
         self.plan = []
         self.det = 3
         self.link_ms = 5
+        self.spun_up_at = None
         self._hba = hba
         self._clock = clock
         self._list = self._fis = 0
@@ -265,6 +267,8 @@ class Port:
             self._serr &= ~value
             self._post_first_fis()
         elif register == 0x38:
+            if not value:
+                return  # zeros change nothing (3.3.14)
             assert self._cmd & 0x8001 == 0x8001, "PxCI is set while running only (3.3.14)"
             self._ci |= value
             if not self._dead:
@@ -301,6 +305,7 @@ class Port:
         if set_ & 0x10:
             self._post_first_fis()
         if spun_up:
+            self.spun_up_at = self._clock.us
             self._negotiate()
 
     def _stopped(self):
@@ -424,7 +429,7 @@ class Port:
         assert self._word(self._list + 12) == 0, "no 64-bit addresses here"
         fis = bytes(self._memory(table, 64))
         assert fis[:2] == b"\x27\x80", "no command FIS"
-        assert fis[3] == (0xD0 if fis[2] == Disk.SMART else 0), "features"
+        assert fis[3] == Disk.FEATURES.get(fis[2], 0), "features"
         assert fis[11] == 0 and not any(fis[14:20]), "control or reserved"
         pieces = []
         for i in range(header >> 16):
@@ -475,11 +480,18 @@ class Disk:
     lba48, flush_ext: whether it has the 48-bit commands. words: IDENTIFY words to change after the
     checksum was made. checksum: False for a disk from before there was one. power_cycles: its
     SMART attribute 12; None: it has no SMART.
+
+    standby: it stays in standby at power-up until SET FEATURES 07h (ATA8-ACS 4.18); the value is
+    IDENTIFY word 2 until then (7.16.7.4): 37C8h or 8C73h with an IDENTIFY that is not complete,
+    738Ch with a complete one. 0: it spins up by itself. deaf: it aborts that command.
+    locked: by ATA security (4.20, 7.16.7.62): commands that reach the medium are aborted.
     """
 
     IDENTIFY, SMART = PIO = (0xEC, 0xB0)
     READ, WRITE, FLUSH = 0xC8, 0xCA, 0xE7
     READ_EXT, WRITE_EXT, FLUSH_EXT = EXT = (0x25, 0x35, 0xEA)
+    SET_FEATURES = 0xEF
+    FEATURES = {SMART: 0xD0, SET_FEATURES: 0x07}  # the only subcommands that are known here
 
     def __init__(self, count=1 << 20, size=512, lba48=True, flush_ext=None, signature=ATA):
         self.count = count
@@ -494,10 +506,18 @@ class Disk:
         self.checksum = True
         self.power_cycles = None
         self.sectors = {}
+        self.standby = 0
+        self.deaf = self.locked = False
 
     def execute(self, command, memory):
         """Returns ATA status and error, and how many bytes were transferred."""
         code = command.code
+        if code == self.SET_FEATURES and self.standby and not self.deaf:
+            assert not command.pieces and not command.write
+            self.standby = 0
+            return DRDY, 0, 0
+        if (self.standby or self.locked) and code != self.IDENTIFY:
+            return DRDY | ERR, ABRT, 0
         if code == self.IDENTIFY:
             return self._transfer(command, memory, self._identify())
         if code == self.SMART and self.power_cycles is not None:
@@ -551,13 +571,19 @@ class Disk:
     # ATA8-ACS 7.16.7
     def _identify(self):
         words = [0] * 256
+        words[2] = self.standby or 0xC837
+        words[83] = 0x4060  # power-up in standby, and the command that ends it
+        words[128] = 0x0021 | self.locked << 1 | self.locked << 2
+        if self.standby in (0x37C8, 0x8C73):
+            words[0] = 0x0044
+            return _bytes(words)
         words[0] = 0x0040
         words[10:20] = _text(self.serial, 10)
         words[27:47] = _text(self.model, 20)
         words[49] = 0x0300  # DMA, LBA
         small = min(self.count, (1 << 28) - 1)
         words[60:62] = small & 0xFFFF, small >> 16
-        words[83] = 0x4000 | self.lba48 << 10 | 1 << 12 | self.flush_ext << 13
+        words[83] |= self.lba48 << 10 | 1 << 12 | self.flush_ext << 13
         if self.lba48:
             words[100:104] = (self.count >> 16 * i & 0xFFFF for i in range(4))
         words[85] = self.power_cycles is not None
@@ -571,7 +597,11 @@ class Disk:
             words[255] |= (-sum(w & 0xFF for w in words) - sum(w >> 8 for w in words) & 0xFF) << 8
         for i, word in self.words.items():
             words[i] = word
-        return b"".join(w.to_bytes(2, "little") for w in words)
+        return _bytes(words)
+
+
+def _bytes(words):
+    return b"".join(w.to_bytes(2, "little") for w in words)
 
 
 def _text(text, words):

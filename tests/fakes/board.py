@@ -14,6 +14,11 @@ ERASE = 4096
 BLOCKS = 9  # eight for code, one for the manifest
 
 
+# bytes.ljust(), which MicroPython has not.
+def _fill(data, size, byte=b"\xff"):
+    return data + byte * (size - len(data))
+
+
 def slot_size(blocks=BLOCKS, block=ERASE):
     """Return the slot size for a code flash of so many blocks."""
     return 69632 + (blocks - 1) * block
@@ -27,6 +32,10 @@ def region_size(slot, slots=2, journal=0):
 SLOT = slot_size()
 REGION = region_size(SLOT)
 
+# Of the memory (format.md section 6), for flash that programs any byte.
+PAGE = 256
+MIRROR = 64 * PAGE
+
 
 def noise(seed, size):
     """Return pseudo-random bytes that depend on seed only."""
@@ -38,13 +47,17 @@ def pad(text, size):
     return text + bytes(size - len(text))
 
 
-def manifest(code, block=ERASE, product=PRODUCT, version="1.0"):
-    """Return the manifest of format.md section 2 for whole blocks of code, one segment."""
+def manifest(code, block=ERASE, product=PRODUCT, version="1.0", memory=0):
+    """Return the manifest of format.md section 2 for whole blocks of code, one segment.
+
+    memory: how many blocks it leaves for the memory; 0: as format 1.1 has it.
+    """
     blocks = [code[i : i + block] for i in range(0, len(code), block)]
     n = len(blocks)
     total = 128 + 48 + 36 * n + 4
-    out = b"LBMANIF\n" + struct.pack("<BBHIIIHHIII", 1, 0, 128, total, block, n, 1, 0, 0, 0, 0)
-    out += pad(product, 32) + pad(version, 24) + bytes(32)
+    minor = 2 if memory else 0
+    out = b"LBMANIF\n" + struct.pack("<BBHIIIHHIII", 1, minor, 128, total, block, n, 1, 0, 0, 0, 0)
+    out += pad(product, 32) + pad(version, 24) + struct.pack("<IIHH", 0, 0, memory, 0) + bytes(20)
     out += pad("app", 24) + struct.pack("<III", 0, 0, len(code)) + bytes(12)
     for b in blocks:
         out += struct.pack("<I", crc32(b))
@@ -53,12 +66,60 @@ def manifest(code, block=ERASE, product=PRODUCT, version="1.0"):
     return out + struct.pack("<I", crc32(out))
 
 
-def image(seed=1, blocks=6, version="1.0", block=ERASE, total=BLOCKS):
+def build_id(raw):
+    """Return the build id of a manifest."""
+    end = len(raw) - 4 - struct.unpack_from("<I", raw, 28)[0]
+    if raw[9] >= 2:
+        raw = raw[:12] + bytes(4) + raw[16:26] + bytes(6) + raw[32:]
+    return hashlib.sha256(raw[:end]).digest()
+
+
+def memory_header(epoch=1, page=PAGE, mirror=MIRROR, uid=b""):
+    """Return the header of a mirror as a page."""
+    out = b"LBMEMORY" + struct.pack("<BBHIIIII", 1, 2, 256, epoch, page, mirror, 0, 0)
+    out += bytes([len(uid)]) + uid
+    out += bytes(252 - len(out))
+    return _fill(out + struct.pack("<I", crc32(out)), page)
+
+
+def record(kind, sequence, payload, page=PAGE):
+    """Return a record of the memory as a page."""
+    out = b"LBMR" + bytes([kind, 0, 0, 0]) + struct.pack("<I", sequence) + payload
+    out += bytes(252 - len(out))
+    return _fill(out + struct.pack("<I", crc32(out)), page)
+
+
+def set_records(set_id, members, sequence=1, page=PAGE):
+    """Return the pages that remember a set; members: (region id, first LBA, sectors, bytes of a
+    sector, index, name) each."""
+    payloads = [
+        set_id + region + struct.pack("<QQIHH", lba, sectors, size, index, len(members))
+        + pad(name, 24)
+        for region, lba, sectors, size, index, name in members
+    ]  # fmt: skip
+    pages = [record(1, sequence + i, p, page) for i, p in enumerate(payloads)]
+    sums = crc32(b"".join(_fill(p, 240, b"\0") for p in payloads))
+    closing = set_id + struct.pack("<HHI", len(members), 0, sums)
+    return pages + [record(2, sequence + len(members), closing, page)]
+
+
+def build_record(sequence, raw, page=PAGE):
+    """Return the page that remembers the build of a manifest."""
+    return record(3, sequence, build_id(raw) + raw[32:36] + raw[72:96], page)
+
+
+def memory(pages, page=PAGE, mirror=MIRROR, **kwargs):
+    """Return both mirrors of a memory with these pages."""
+    one = memory_header(page=page, mirror=mirror, **kwargs) + b"".join(pages)
+    return bytearray(2 * _fill(one, mirror))
+
+
+def image(seed=1, blocks=6, version="1.0", block=ERASE, total=BLOCKS, memory=0):
     """Return the content of a code flash."""
     code = noise(seed, blocks * block)
     flash = bytearray(b"\xff" * (total * block))
     flash[: len(code)] = code
-    m = manifest(code, block, version=version)
+    m = manifest(code, block, version=version, memory=memory)
     flash[(total - 1) * block : (total - 1) * block + len(m)] = m
     return flash
 
@@ -106,6 +167,10 @@ class SimBoard:
     content: of the flash; members: how many disks, each with a region at its end; extra: sectors
     before the region; sector: bytes; block: lifeboat's block size, a multiple of erase; journal:
     pages of each region's journal.
+
+    remembers: "set": the memory is a chip of its own and knows the set, as after provisioning;
+    "nothing": such a chip, empty; "flash": it is in the code flash, where the image leaves room;
+    None: the board has no memory.
     """
 
     PRODUCT = PRODUCT
@@ -114,7 +179,7 @@ class SimBoard:
 
     def __init__(
         self, content, members=2, power=None, extra=40, block=ERASE, erase=ERASE, mapped=True,
-        sector=512, slots=2, journal=0,
+        sector=512, slots=2, journal=0, remembers="set",
     ):  # fmt: skip
         self.BLOCK_SIZE = block
         self.power = power or Power()
@@ -129,6 +194,23 @@ class SimBoard:
             )
             self.drives.append(disk)
         self.kept = bytearray(2048)
+        self.chip = None
+        if remembers != "flash":
+            if remembers:
+                self.chip = RamFlash(bytearray(b"\xff" * (2 * MIRROR)), ERASE, self.power)
+            self.memory = lambda: self.chip
+        if remembers == "set" and members:
+            self.remember(self.drives)
+
+    def remember(self, drives, set_id=b"S" * 16):
+        """Let the memory know a set made of the regions at the ends of these disks."""
+        members = []
+        for i, disk in enumerate(drives):
+            at = max(lba for lba in disk.sectors if disk.sectors[lba][:8] == b"LBREGION")
+            raw = disk.sectors[at]
+            start, sectors = struct.unpack_from("<QQ", raw, 48)
+            members.append((raw[32:48], start, sectors, disk.size, i, disk.name))
+        self.chip.data[:] = memory(set_records(set_id, members))
 
     def start(self):
         pass
@@ -145,5 +227,7 @@ class SimBoard:
     def supply(self, power):
         """Put every device on another power supply: the next power-on."""
         self.power = self.nor.power = power
+        if self.chip:
+            self.chip.power = power
         for disk in self.drives:
             disk.power = power

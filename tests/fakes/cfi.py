@@ -5,6 +5,7 @@ The chips are two: each has its own status and its own faults. Programming clear
 chips take no commands; what a driver must never do is an AssertionError.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 
 READY, ERASE_FAILED, PROGRAM_FAILED, NO_VPP, LOCKED = 0x80, 0x20, 0x10, 0x08, 0x02
@@ -16,7 +17,9 @@ _ADDRESS_OF_QUERY = 0x55
 class Query:
     """What a chip says of itself. Times are powers of two: us, us, ms; `longest` multiplies them.
 
-    regions: (blocks, bytes) of each erase region. buffer: power of two, 0 for none.
+    regions: (blocks, bytes) of each erase region, the lowest first: those of boot block parts
+    differ (28F128P30T data sheet, "CFI", words 2Dh to 34h). buffer: power of two, 0 for none.
+    width: interface code (JEP137): 0 x8, 1 x16, 2 either.
     """
 
     command_set: int = 1
@@ -25,6 +28,7 @@ class Query:
     typical: tuple = (7, 7, 9)
     longest: tuple = (2, 2, 2)
     features: int = 0
+    width: int = 1
     signature: bytes = b"QRY"
     size: int = field(default=0)
 
@@ -39,7 +43,7 @@ class Query:
         for i, (typical, longest) in enumerate(zip(self.typical, self.longest)):
             q[0x1F + i], q[0x23 + i] = typical, longest if typical else 0
         q[0x27] = self.size
-        q[0x28] = 1  # x16
+        q[0x28] = self.width
         q[0x2A] = self.buffer
         q[0x2C] = len(self.regions)
         for i, (blocks, size) in enumerate(self.regions):
@@ -70,9 +74,13 @@ class Chip:
         self.mode = "array"
         self._clock = clock
         self._query = query.bytes()
-        blocks, self._block_size = query.regions[0]
+        # The first word of each block, and behind the last one.
+        self._starts = [0]
+        for blocks, size in query.regions:
+            for _ in range(blocks):
+                self._starts.append(self._starts[-1] + size // 2)
         # Chips with individual locks power up locked (0001, P+5 bit 5).
-        self.locked = set(range(blocks)) if query.features & 0x20 else set()
+        self.locked = set(range(len(self._starts) - 1)) if query.features & 0x20 else set()
         self.cells = [0xFFFF] * (sum(n * size for n, size in query.regions) // 2)
         self._status = 0
         self._busy_until = 0
@@ -106,7 +114,7 @@ class Chip:
         self._next(at, value)
 
     def _block(self, at):
-        return 2 * at // self._block_size
+        return bisect_right(self._starts, at) - 1
 
     def _command(self, at, value):
         assert value < 0x100, "no command: %#x" % value
@@ -114,6 +122,8 @@ class Chip:
             if value == 0x70:
                 self.mode = "status"
             return
+        if value == 0 and self.query.width == 0:
+            return  # the other half of a command for x16 chips
         self._extended = value == 0xE8
         if value == 0xFF:
             self.mode = "array"
@@ -152,9 +162,8 @@ class Chip:
         assert self._block(at) == self._block(self._at), "confirmed in another block"
         refused = self._refused(at, ERASE_FAILED)
         if not refused:
-            words = self._block_size // 2
-            start = self._block(at) * words
-            self.cells[start : start + words] = [0xFFFF] * words
+            start, end = self._starts[self._block(at) :][:2]
+            self.cells[start:end] = [0xFFFF] * (end - start)
         self._finish(0 if refused else self.erase_us, refused)
 
     def _program(self, at, value):
@@ -200,25 +209,30 @@ class Chip:
 
 
 class Pair:
-    """Both chips at `base` of an Mmio. writes: 32-bit write cycles so far."""
+    """Both chips at `base` of an Mmio; four where they are x8.
+
+    writes: 32-bit write cycles so far.
+    """
 
     def __init__(self, mmio, clock, base, query=None):
         query = query or Query()
-        self.chips = [Chip(query, clock), Chip(query, clock)]
+        self._bits = 16 if query.width else 8
+        self.chips = [Chip(query, clock) for _ in range(32 // self._bits)]
         self.size = 4 * len(self.chips[0].cells)
         self.writes = 0
         mmio.attach(base, self.size, self)
 
     def read32(self, offset):
         assert offset % 4 == 0
-        low, high = (chip.read(offset // 4) for chip in self.chips)
-        return low | high << 16
+        mask = (1 << self._bits) - 1
+        seen = (chip.read(offset // 4) & mask for chip in self.chips)
+        return sum(value << self._bits * i for i, value in enumerate(seen))
 
     def write32(self, offset, value):
         assert offset % 4 == 0
         self.writes += 1
         for i, chip in enumerate(self.chips):
-            chip.write(offset // 4, value >> 16 * i & 0xFFFF)
+            chip.write(offset // 4, value >> self._bits * i & (1 << self._bits) - 1)
 
     def memory(self, offset, length):
         """What the processor sees in this range now."""

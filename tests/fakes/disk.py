@@ -36,7 +36,7 @@ class RamDisk:
             raise OSError(EINVAL, self.name)
         error = self.fault and self.fault(op, lba, length // self.size)
         if error:
-            raise OSError(error, self.name)
+            raise OSError(error, error)  # CPython: an errno alone is no errno
 
     # The sectors around bytes that are no whole sectors: first one, and bytes before and in them.
     def _around(self, lba, offset, length):

@@ -79,7 +79,7 @@ class RamFlash:
         if op == 6:
             at = self._at(arg, 0, self.size)
             if arg in self.fail_erase:
-                raise OSError(EIO, self.name)
+                raise OSError(EIO)
             # A torn erase leaves some cells erased and others neither 0 nor 1.
             torn = bytes(b"\xff\xa5" * (self.size // 4))
             self.power.operation("flash", "erase", at, lambda: self._store(at, torn))

@@ -65,6 +65,16 @@ def told(disk, journal):
     return found
 
 
+def codes(report):
+    """Return the reason codes of a report."""
+    return [code for code, _, _ in report.data["reasons"]]
+
+
+def states(report):
+    """Return the states of the members in a report."""
+    return [member["state"] for member in report.data["members"]]
+
+
 class Scenario:
     """A state from which a power-on writes.
 
@@ -84,6 +94,7 @@ class Scenario:
             damage(board)
         self.flash = bytes(board.nor.data)
         self.media = [dict(disk.sectors) for disk in board.drives]
+        self.memory = bytes(board.chip.data)
         self.copies_stay_whole = all(whole_copies(disk, journal) for disk in board.drives)
         self.told = [told(disk, journal) for disk in board.drives]
         assert not journal or all(self.told)
@@ -91,6 +102,7 @@ class Scenario:
     def board(self, power=None):
         """Return a board in this state."""
         board = sim.SimBoard(bytearray(self.flash), power=power, journal=self.journal)
+        board.chip.data[:] = self.memory
         for disk, media in zip(board.drives, self.media):
             disk.sectors = dict(media)
         return board

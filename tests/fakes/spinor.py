@@ -27,6 +27,20 @@ class Chip:
     outcome     (command that reads, failed program, failed erase, protected, command that clears):
                 bits that tell how the last operation ended; None for a chip without
     bp          status register -> (start, end) of what is protected
+    sfdp4       in 4-byte mode RDSFDP takes a 4-byte address, too (S25FL064L data sheet, "Read
+                Serial Flash Discoverable Parameters")
+    resets      software resets it knows: 0x99 (after 66h), 0xF0 (S25FL-S data sheet, "Software
+                Reset")
+    locks       blocks that are locked from each power-up or reset on, and how the chip shows it:
+        "sst26"     in a register of its own (SST26VF064B data sheet, "Write-Protection Lock": RBPR
+                    72h, ULBPR 98h)
+        "wps"       not at all while WPS is set, bit 2 of 15h (W25Q128JV data sheet, "Individual
+                    Block/Sector Memory Protection": 98h)
+        "wpsel"     not at all while WPSEL is set, bit 7 of 2Bh (MX25L25635F data sheet, "Advanced
+                    Sector Protection": GBULK 98h)
+        "at25df"    by bits 3:2 of the status; bit 4 is the level of WP#; bit 7 locks them
+                    (AT25DF641 data sheet, "Global Protect/Unprotect": WRSR)
+    welded      these locks do not open (SST26: lock-down for ever, nVWLDR)
 
     fault, one of:
         "wren"      write enable is not taken
@@ -48,6 +62,9 @@ class Chip:
         erases=None,
         outcome=(0x81, 0x04, 0x08, 0x02, 0x82),
         bp=None,
+        sfdp4=False,
+        resets=(0x99,),
+        locks=None,
     ):
         self.size = size
         self.ident = ident
@@ -57,8 +74,15 @@ class Chip:
         self.erases = erases or {0x20: 4096, 0x52: 32768, 0xD8: 65536}
         self.outcome = outcome
         self.bp = bp or _issi
+        self.sfdp4 = sfdp4
+        self.resets = resets
+        self.locks = locks
+        self.shut = locks is not None
+        self.welded = False
         self.blocks = {}  # block of 4 KB: its bytes; those not there are blank
         self.registers = {0x48: 0, 0x35: 0}  # those that are only read
+        if locks in ("wps", "wpsel"):
+            self.registers.update({"wps": {0x15: 0x04}, "wpsel": {0x2B: 0x80}}[locks])
         self.status = 0  # the bits that are not busy and write enable
         self.high = 0  # extended address register
         self.busy = 0  # so many looks at the status until the operation is over
@@ -164,10 +188,16 @@ class Chip:
             return None
         if op == 0x9F:
             return self.ident[(n - 1) % len(self.ident)]
+        if op == 0x72 and self.locks == "sst26":
+            # Two bits for each 8 KB at both ends, of which the first locks reads.
+            if n > (self.size >> 16) + 16 >> 3:
+                return 0
+            return (0x55 if n < 3 else 0xFF) if self.shut else 0
         if op in self.registers and n == 1:
             return self.registers[op]
-        if op == 0x5A and self.sfdp is not None and n > 4:
-            at = int.from_bytes(self._in[1:4], "big") + n - 5
+        width = 4 if self.sfdp4 and self.four else 3
+        if op == 0x5A and self.sfdp is not None and n > width + 1:
+            at = int.from_bytes(self._in[1 : 1 + width], "big") + n - width - 2
             return self.sfdp[at] if at < len(self.sfdp) else 0xFF
         base, width = self._decode(op)
         self._quiet = base not in (0x03, 0x0B, 0x5A)
@@ -180,6 +210,8 @@ class Chip:
     # Each look at the status takes a part of the time that an operation takes.
     def _look(self):
         value = self.status | (1 if self.busy else 0) | (2 if self.enabled else 0)
+        if self.locks == "at25df":
+            value |= 0x1C if self.shut else 0x10
         if self.outcome and self.outcome[0] == 0x05 and self.busy < 2:
             value |= self.ended
         # A failure that the status shows stays busy until it is cleared (S25FL-S).
@@ -222,12 +254,23 @@ class Chip:
             if op not in (0x05, 0x9F, 0xAB, 0xFF, 0x04) and (op, n) != (self._ask(), n):
                 self.misuse.append("%02x while busy" % op)
             return
-        if op == 0x99 and n == 1 and armed:
+        if n == 1 and op in self.resets and (armed or op == 0xF0):
+            self.shut = self.locks is not None
             self.enabled = self.four = self.suspended = False
             self.high = self.ended = 0
             self.log.append((op, None))
         elif n == 1 and op in (0x06, 0x04, 0x66, 0xB9, 0xB7, 0xE9) or op == 0xC5 and n == 2:
             self._simple(op, sent)
+        elif (op, n) == (0x98, 1) and self.locks in ("sst26", "wps", "wpsel") and self.enabled:
+            self.log.append((op, None))
+            self.shut, self.enabled = self.welded, False
+        elif (op, n) == (0x01, 2) and self.enabled:
+            self.log.append((op, sent[1]))
+            self.enabled = False
+            if self.locks == "at25df" and not self.status & 0x80:
+                self.shut = bool(sent[1] & 0x3C)
+            elif self.locks != "at25df":
+                self.misuse.append("status written for ever")
         elif self.outcome and op == self.outcome[4] and n == 1:
             self.ended = 0
         else:
@@ -266,7 +309,7 @@ class Chip:
         if not self.enabled:
             self.misuse.append("%02x without write enable" % op)
             return False
-        start, end = self.bp(self)
+        start, end = (0, self.size) if self.shut else self.bp(self)
         if at < end and at + n > start:
             # It is not even begun; a chip with outcome bits says so and keeps the latch.
             self.misuse.append("%02x in a protected range" % op)

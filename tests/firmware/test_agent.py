@@ -12,7 +12,7 @@ import fakes.deflate  # noqa: F401 - the agent needs it
 import lifeboat
 from fakes import board as sim
 from fakes import disk as disks
-from lifeboat import boot
+from lifeboat import boot, running
 from lifeboat import line as lines
 from lifeboat.agent import Agent  # noqa: E402
 from lifeboat.line import FRAME, PIECE  # noqa: E402
@@ -103,7 +103,7 @@ class Host:
 
 @pytest.fixture
 def host(capsys, monkeypatch):
-    monkeypatch.setattr(boot, "attended", False)
+    monkeypatch.setattr(running, "attended", False)
 
     def make(*args, **kwargs):
         one = Host(*args, **kwargs)
@@ -145,6 +145,8 @@ def test_a_board_whose_flash_fails_can_be_asked(host):
     one = host()
     one.board.flash = lambda: (_ for _ in ()).throw(OSError(EIO, "flash"))
     assert one.call("identify")[0]["ok"]["blocks"] == 0
+    assert one.call("code")[0] == {"error": ["flash-failed", "flash"]}
+    one.board.flash = lambda: (_ for _ in ()).throw(OSError(EIO))
     assert one.call("code")[0] == {"error": ["flash-failed", str(EIO)]}
 
 
@@ -233,6 +235,27 @@ def test_a_manifest_for_another_board_is_refused_and_forgotten(host):
         assert one.flash == OLD
 
 
+def test_a_block_whose_two_sums_do_not_agree_is_not_programmed(host):
+    """I12: its SHA-256 is right, its CRC-32 is not the one that the same manifest states."""
+    one = host()
+    raw = bytearray(manifest_of(NEW))
+    raw[128 + 48 + 4] ^= 1
+    raw[-4:] = struct.pack("<I", zlib.crc32(raw[:-4]))
+    assert "ok" in one.call("offer", typed=parcel(0, bytes(raw)))[0]
+    answer, said = one.call("blocks", typed=parcel(1, block_of(NEW, 1)))
+    assert answer == {"error": ["digest-wrong", "1"]} and one.verdict(said) == b"!"
+    assert one.flash == OLD and one.board.nor.erases == 0
+
+
+def test_flash_that_is_write_protected_ends_the_call(host):
+    one = offered(host())
+    ioctl = one.board.nor.ioctl
+    one.board.nor.ioctl = lambda op, arg: 0 if op == 6 else ioctl(op, arg)
+    answer, said = one.call("blocks", typed=parcel(1, block_of(NEW, 1)))
+    assert answer == {"error": ["flash-locked", "1"]} and one.verdict(said) == b"!"
+    assert one.flash == OLD
+
+
 def test_flash_that_does_not_take_a_block_ends_the_call(host):
     one = offered(host())
     one.board.nor.stuck = (BLOCK + 5,)
@@ -318,7 +341,10 @@ def test_members_and_copies_are_described_and_checked(backed_up):
     assert [(m["disk"], m["state"]) for m in answer["members"]] == [
         ("disk0", "level"), ("disk1", "level"),
     ]  # fmt: skip
+    assert [m["set"] for m in answer["members"]] == ["53" * 16] * 2
+    assert [m["region"] for m in answer["members"]] == ["01" * 16, "02" * 16]
     (copy,) = answer["members"][1]["copies"]
+    assert copy["known"] and copy["memory"] == 0
     assert (copy["slot"], copy["generation"], copy["version"]) == (0, 1, "1.0")
     assert backed_up.call("check_copy", "disk1", 0, 0, 99)[0] == {"ok": []}
     rot(backed_up, 1, 4)
@@ -355,6 +381,274 @@ def test_a_drill_is_refused_without_a_good_copy_on_every_member(backed_up, host)
     assert backed_up.flash == OLD
     backed_up.board.nor.data[0] ^= 1
     assert backed_up.call("drill", 3)[0]["error"][0] == "flash-changed"
+
+
+def test_a_copy_of_a_build_that_never_ran_here_is_told_as_such(backed_up):
+    one = backed_up
+    pages = bytes(one.board.chip.data[256 : 4 * 256])
+    pages += bytes(sim.build_record(4, sim.manifest(_CODE, version="2.0")))
+    one.board.chip.data[:] = sim.memory([pages])
+    (copy,) = one.call("members")[0]["ok"]["members"][0]["copies"]
+    assert copy["version"] == "1.0" and copy["known"] is False
+
+
+# The memory (format.md section 6)
+
+
+def remember(one, *pages):
+    """Let the memory hold the set of the board's disks, and these records."""
+    one.board.remember(one.board.drives)
+    count = len(one.board.drives) + 1
+    known = [bytes(one.board.chip.data[256 * (1 + i) : 256 * (2 + i)]) for i in range(count)]
+    one.board.chip.data[:] = sim.memory(known + list(pages))
+
+
+def test_what_the_controller_remembers_is_told(host):
+    one = host(members=2)
+    old, new = manifest_of(OLD), manifest_of(NEW)
+    remember(
+        one,
+        sim.build_record(4, new), sim.build_record(5, old), sim.record(4, 6, sim.build_id(new)),
+        sim.record(5, 7, struct.pack("<II", 3, 2)), sim.record(5, 8, struct.pack("<II", 8, 1)),
+        sim.record(6, 9, struct.pack("<I", 7)),
+    )  # fmt: skip
+    first = [d.count - region_of(one) // 512 for d in one.board.drives]
+    before = bytes(one.board.chip.data)
+    assert one.call("memory")[0]["ok"] == {
+        "state": "ok",
+        "why": None,
+        "blocks": 0,
+        "set": "53" * 16,
+        "members": [
+            {"region": "%02x" % (i + 1) * 16, "lba": first[i], "sectors": region_of(one) // 512,
+             "index": i, "disk": "disk%d" % i}
+            for i in (0, 1)
+        ],
+        "builds": [
+            {"build": sim.build_id(new).hex(), "counter": 0, "version": "2.0"},
+            {"build": sim.build_id(old).hex(), "counter": 0, "version": "1.0"},
+        ],
+        "rejected": [sim.build_id(new).hex()],
+        "failed": [[3, 2], [8, 1]],
+        "counter": 7,
+        "damaged": False,
+        "owner": None,
+    }  # fmt: skip
+    assert one.board.chip.data == before
+
+
+@pytest.mark.parametrize(
+    "kind, state, why",
+    [("none", "none", "memory-none"), ("empty", "empty", None), ("lost", "lost", "memory-lost")],
+)
+def test_a_memory_that_knows_nothing_says_why(host, kind, state, why):
+    one = host(remembers=None if kind == "none" else "nothing")
+    if kind == "lost":
+        one.board.chip.data[:] = sim.noise(1, len(one.board.chip.data))
+    about = one.call("memory")[0]["ok"]
+    assert (about["state"], about["why"], about["set"]) == (state, why, None)
+    assert about["members"] == about["builds"] == about["rejected"] == about["failed"] == []
+    assert about["counter"] == 0 and about["damaged"] is False
+
+
+@pytest.mark.parametrize("mirror", [0, 1])
+def test_rot_in_a_mirror_is_told(host, mirror):
+    one = host()
+    one.board.chip.data[mirror * sim.MIRROR + 300] ^= 1
+    about = one.call("memory")[0]["ok"]
+    assert about["state"] == "ok" and about["damaged"] is True and about["set"] == "53" * 16
+
+
+def test_what_a_power_on_has_learned_is_told_afterwards(host):
+    one = host(remembers="nothing")
+    assert one.call("memory")[0]["ok"]["state"] == "empty"
+    report = one.call("power_on")[0]["ok"]
+    assert ["adopted", "", "53" * 16] in report["reasons"]
+    about = one.call("memory")[0]["ok"]
+    assert (about["state"], about["set"]) == ("ok", "53" * 16)
+    assert [b["build"] for b in about["builds"]] == [sim.build_id(manifest_of(OLD)).hex()]
+    assert report["set"] == "53" * 16 and report["memory"] == "ok"
+
+
+def test_an_image_that_leaves_no_room_for_the_memory_has_none(host):
+    """Format 1.1: what is in the memory's place then is not the controller's."""
+    old = bytes(sim.image(total=49, blocks=6))
+    one = host(old, remembers="flash", members=1)
+    about = one.call("memory")[0]["ok"]
+    assert (about["state"], about["why"], about["blocks"]) == ("none", "memory-none", 8)
+    assert one.call("remember", "53" * 16)[0]["error"][0] == "memory-place"
+    assert one.flash == old
+
+
+LARGE = bytes(sim.image(total=49, blocks=6, memory=8))  # mirrors of 16 KiB: four blocks each
+
+
+def test_a_memory_in_flash_says_where_it_is(host):
+    one = host(LARGE, remembers="flash", members=1)
+    about = one.call("memory")[0]["ok"]
+    assert (about["state"], about["why"], about["blocks"]) == ("empty", None, 8)
+    answer = one.call("remember", "53" * 16)[0]["ok"]
+    assert (answer["state"], answer["set"]) == ("ok", "53" * 16)
+    assert one.call("used", 0, 99)[0]["ok"] == [*range(6), 40, 44, 48]
+
+
+def test_a_set_is_remembered_without_a_power_on(host):
+    one = host(remembers="nothing")
+    disks = [dict(disk.sectors) for disk in one.board.drives]
+    answer = one.call("remember", "53" * 16)[0]["ok"]
+    assert answer["set"] == "53" * 16
+    first = [d.count - region_of(one) // 512 for d in one.board.drives]
+    assert [(m["region"], m["lba"], m["index"], m["disk"]) for m in answer["members"]] == [
+        ("01" * 16, first[0], 0, "disk0"), ("02" * 16, first[1], 1, "disk1"),
+    ]  # fmt: skip
+    assert [dict(disk.sectors) for disk in one.board.drives] == disks and one.flash == OLD
+    assert one.call("memory")[0]["ok"] == answer
+    before = bytes(one.board.chip.data)
+    assert one.call("remember", "53" * 16)[0]["ok"] == answer and one.board.chip.data == before
+    report = one.call("power_on")[0]["ok"]
+    assert report["verdict"] == "RUN" and report["reasons"] == []
+
+
+def test_what_joins_replaces_the_member_of_its_place_and_an_absent_one_stays(host):
+    one = host(members=3)
+    absent = one.board.drives.pop()
+    new, size = one.board.drives[1], region_of(one)
+    start = new.count * 512 - size
+    unit = bytearray(sim.header(new, start // 512, member=1, members=3))
+    unit[32:48] = b"N" * 16
+    struct.pack_into("<I", unit, 508, zlib.crc32(unit[:508]))
+    for at in (0, size - 8192, size - 4096):
+        sim.put(new, start + at, bytes(unit))
+    answer = one.call("remember", "53" * 16)[0]["ok"]
+    assert [(m["region"][:2], m["index"]) for m in answer["members"]] == [
+        ("01", 0), ("4e", 1), ("03", 2),
+    ]  # fmt: skip
+    one.board.drives.append(absent)
+    report = one.call("power_on")[0]["ok"]
+    assert report["reasons"] == [] and [m["state"] for m in report["members"]] == ["created"] * 3
+
+
+def test_regions_that_were_removed_are_forgotten_and_without_any_the_set_is(host):
+    one = host()
+    blank = dict.fromkeys(one.board.drives[0].sectors, bytes(512))
+    one.board.drives[0].sectors.update(blank)
+    answer = one.call("remember", "53" * 16, ["01" * 16])[0]["ok"]
+    assert [m["region"] for m in answer["members"]] == ["02" * 16]
+    answer = one.call("remember", "53" * 16, ["02" * 16])[0]["ok"]
+    assert (answer["state"], answer["set"], answer["members"]) == ("ok", None, [])
+
+
+def test_a_set_that_is_not_here_is_not_remembered(host):
+    one = host()
+    before = bytes(one.board.chip.data)
+    assert one.call("remember", "58" * 16)[0] == {"error": ["set-other", "58" * 16]}
+    assert one.board.chip.data == before
+    assert host(remembers=None).call("remember", "53" * 16)[0]["error"][0] == "memory-none"
+
+
+def test_a_region_at_a_place_that_a_person_names_is_remembered(host):
+    one = host(members=0, remembers="nothing")
+    one.board.drives = [disks.RamDisk("disk0", 4096)]
+    sim.make_region(one.board.drives[0], 64)
+    assert one.call("remember", "53" * 16)[0]["error"][0] == "set-other"
+    answer = one.call("remember", "53" * 16, [], [64])[0]["ok"]
+    assert [m["lba"] for m in answer["members"]] == [64]
+    assert one.call("power_on")[0]["ok"]["members"][0]["state"] == "created"
+
+
+def foreign(one, set_id=b"X" * 16):
+    """Make the regions of all disks those of another set."""
+    for i, disk in enumerate(one.board.drives):
+        sim.make_region(disk, member=i, members=len(one.board.drives), set_id=set_id)
+
+
+def test_a_set_that_a_person_adopts_is_the_own_one_from_then_on(host):
+    one = host()
+    foreign(one)
+    before = [dict(disk.sectors) for disk in one.board.drives]
+    report = one.call("power_on")[0]["ok"]
+    assert report["verdict"] == "RUN_DEGRADED" and "set-other" in [r[0] for r in report["reasons"]]
+    assert [dict(disk.sectors) for disk in one.board.drives] == before
+    report = one.call("adopt", "58" * 16)[0]["ok"]
+    assert report["verdict"] == "RUN" and report["set"] == "58" * 16
+    assert [m["state"] for m in report["members"]] == ["created", "created"]
+    assert [r[0] for r in report["reasons"]] == ["adopted"]
+    about = one.call("memory")[0]["ok"]
+    assert about["set"] == "58" * 16 and [m["index"] for m in about["members"]] == [0, 1]
+    report = one.call("power_on")[0]["ok"]
+    assert report["verdict"] == "RUN" and report["reasons"] == [] and report["disk_writes"] == 0
+
+
+def test_a_set_that_is_not_here_is_not_adopted(backed_up):
+    before = bytes(backed_up.board.chip.data), [dict(d.sectors) for d in backed_up.board.drives]
+    report = backed_up.call("adopt", "58" * 16)[0]["ok"]
+    assert "set-other" in [r[0] for r in report["reasons"]]
+    assert report["verdict"] == "RUN_DEGRADED" and report["set"] == "53" * 16
+    after = bytes(backed_up.board.chip.data), [dict(d.sectors) for d in backed_up.board.drives]
+    assert after == before
+    assert backed_up.call("power_on")[0]["ok"]["verdict"] == "RUN"
+
+
+def test_nothing_is_adopted_over_damaged_code_that_can_not_be_repaired(host):
+    """The own set is learned beside intact code only."""
+    one = host()
+    foreign(one)
+    one.board.nor.data[5] ^= 1
+    before = bytes(one.board.chip.data)
+    report = one.call("adopt", "58" * 16)[0]["ok"]
+    assert report["verdict"] == "RESCUE" and one.board.chip.data == before
+    assert one.call("memory")[0]["ok"]["set"] == "53" * 16
+
+
+# What a person's patience allows
+
+
+def test_a_repair_that_failed_too_often_is_tried_again_for_a_person(backed_up):
+    one = backed_up
+    old = manifest_of(OLD)
+    remember(one, sim.build_record(4, old), sim.record(5, 5, struct.pack("<II", 2, 3)))
+    one.board.nor.data[2 * BLOCK] ^= 1
+    damaged, erases = one.flash, one.board.nor.erases
+    report = one.call("power_on")[0]["ok"]
+    assert report["verdict"] == "RESCUE" and one.flash == damaged
+    assert ["repair-limit", "flash", "2"] in report["reasons"] and one.board.nor.erases == erases
+    report = one.call("power_on", True)[0]["ok"]
+    assert report["verdict"] == "RUN" and one.flash == OLD
+    assert [r[:2] for r in report["repaired"]] == [[2, 1]]
+    assert one.call("memory")[0]["ok"]["failed"] == []
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_repair_that_succeeds_at_last_is_not_counted_as_failed_any_more(backed_up, count):
+    one = backed_up
+    remember(
+        one, sim.build_record(4, manifest_of(OLD)), sim.record(5, 5, struct.pack("<II", 2, count))
+    )
+    one.board.nor.data[2 * BLOCK] ^= 1
+    report = one.call("power_on")[0]["ok"]
+    assert report["verdict"] == "RUN" and one.flash == OLD and report["reasons"] == []
+    assert [r[:2] for r in report["repaired"]] == [[2, 1]]
+    assert all(tries == 0 for _, tries in one.call("memory")[0]["ok"]["failed"])
+
+
+def test_all_copies_are_read_for_a_person(host):
+    """I11: a power-on gives up after 4 x (members x code)."""
+    one = host(members=1, slots=16)
+    disk = one.board.drives[0]
+    slot = sim.slot_size(9, BLOCK)
+    start = disk.count * 512 - sim.region_size(slot, 16) + 4096
+    # Each block lies in another slot, and the one that was right last is wrong for the next.
+    for block in range(CODE_BLOCKS):
+        at = start + (15 - block) * slot + 69632 + block * BLOCK
+        sim.put(disk, at, block_of(OLD, block))
+        one.board.nor.data[block * BLOCK] ^= 1
+    damaged = one.flash
+    report = one.call("power_on")[0]["ok"]
+    assert report["verdict"] == "RESCUE" and one.flash == damaged
+    assert "read-limit" in [r[0] for r in report["reasons"]]
+    report = one.call("power_on", True)[0]["ok"]
+    assert report["verdict"] == "RUN" and one.flash == OLD
+    assert "read-limit" not in [r[0] for r in report["reasons"]]
 
 
 # Disks
@@ -459,3 +753,17 @@ def test_log_prints_the_journal(host, capsys):
     out = capsys.readouterr().out
     assert "disk0\n" in out and "  1 power-on RUN 1.0" in out
     assert "  1 created - disk0 1 6" in out
+
+
+@pytest.mark.parametrize(
+    "raw, shown",
+    [
+        (b"1.0" + bytes(21), "1.0"),
+        ("1.0-\u03b2".encode() + bytes(18), "1.0-\u03b2"),
+        (b"n" * 24, "n" * 24),
+        (b"1\xff\x07\0zz", "1??"),
+        ("\u00e9".encode() * 2 + b"\xc3", "?????"),
+    ],
+)
+def test_a_text_of_the_memory_is_shown_as_well_as_it_can_be(raw, shown):
+    assert lifeboat.agent_disks._text(raw) == shown

@@ -16,8 +16,8 @@ import lifeboat
 from cpython_floor import ROOT
 from fakes import board as sim
 from fakes.disk import RamDisk
-from fakes.sdcard import Bus, Card, Clock
 from lifeboat.drivers import sdspi
+from lifeboat_host.pico.sdcard import Bus, Card, Clock
 
 BLOCK = 16384
 TOTAL = (1 << 20) // BLOCK
@@ -148,10 +148,13 @@ def content(board):
     return board.flash()._dev.data
 
 
-def install(board):
-    """Put embedded code into flash and a region onto the card, as the README says."""
+def install(board, memory=0):
+    """Put embedded code into flash and a region onto the card, as the README says.
+
+    memory: blocks that the image leaves for the controller's memory.
+    """
     code = sim.noise(7, 5 * BLOCK)
-    manifest = sim.manifest(code, BLOCK, product=board.PRODUCT)
+    manifest = sim.manifest(code, BLOCK, product=board.PRODUCT, memory=memory)
     image = bytearray(b"\xff" * (TOTAL * BLOCK))
     image[: len(code)] = code
     image[-BLOCK : len(manifest) - BLOCK] = manifest
@@ -183,6 +186,36 @@ def test_the_flow(board, capsys):
     assert lifeboat.power_on(board).verdict == "RUN_DEGRADED"
     content(board)[0] ^= 1
     assert lifeboat.start(board).verdict == "RESCUE"
+    capsys.readouterr()
+
+
+def test_the_memory_before_the_manifest(board, capsys):
+    """64 records of 256 bytes are just a block: two blocks, one for each mirror."""
+    image = install(board, memory=2)
+    start, middle = (TOTAL - 3) * BLOCK, (TOTAL - 2) * BLOCK
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RUN" and report.data["memory"] == "ok", report.data
+    assert [reason[0] for reason in report.data["reasons"]] == ["adopted"]
+    assert report.data["set"] == "53" * 16
+    flash = content(board)
+    assert flash[start : start + 8] == b"LBMEMORY" and flash[start:middle] == flash[middle:-BLOCK]
+    assert flash[:start] + flash[-BLOCK:] == image[:start] + image[-BLOCK:]
+
+    before = bytes(flash)
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RUN" and report.data["reasons"] == [] and flash == before
+
+    # A record that rots is appended once more, and counts; and a wiped flash.
+    flash[start + 300] ^= 1
+    report = lifeboat.power_on(board)
+    assert report.data["set"] == "53" * 16 and report.data["reasons"] == []
+    before = bytes(flash)
+    lifeboat.power_on(board)
+    assert flash == before
+    flash[:] = b"\xff" * len(image)
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RUN" and report.data["memory"] == "ok"
+    assert flash[:start] + flash[-BLOCK:] == image[:start] + image[-BLOCK:]
     capsys.readouterr()
 
 

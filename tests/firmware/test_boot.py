@@ -13,6 +13,7 @@ import lifeboat
 from fakes import board as sim
 from fakes import disk as disks
 from fakes import scenarios
+from fakes.power import Power
 from lifeboat.errors import LifeboatError
 from lifeboat.report import Report
 
@@ -113,8 +114,13 @@ def test_with_disks_without_a_region_intact_code_runs_degraded():
     for disk in board.drives:
         disk.sectors.clear()
     report = lifeboat.power_on(board)
-    assert report.verdict == "RUN_DEGRADED" and reasons(report) == ["backup-none"]
-    assert [m["state"] for m in report.data["members"]] == ["no-region"] * 2
+    assert report.verdict == "RUN_DEGRADED"
+    assert reasons(report) == ["member-missing", "member-missing", "backup-none"]
+    states = [m["state"] for m in report.data["members"]]
+    assert states == ["no-region"] * 2 + ["missing"] * 2
+    assert {device for device, _, _ in board.power.log} == {"flash"}  # that this build ran
+    board.supply(Power())
+    lifeboat.power_on(board)
     assert board.power.count == 0
 
 
@@ -416,3 +422,26 @@ def test_romfs_segments_are_mounted_and_the_first_becomes_current(monkeypatch):
     size = sim.ERASE
     assert mounted == [(NEW[size : 2 * size], "/rom"), (NEW[3 * size : 4 * size], "/more")]
     assert current == ["/rom"] and sys.path == ["/rom", "x"]
+
+
+# The memory on a device of its own
+
+
+@errors
+@pytest.mark.parametrize("method", ["memory", "uid", "ioctl"])
+def test_a_memory_that_can_not_be_had_does_not_keep_intact_code_from_running(method, error):
+    board = backed_up()
+    setattr(board.chip if method == "ioctl" else board, method, Raiser(error))
+    report = lifeboat.power_on(board)
+    assert report.runs and report.data["memory"] == "none"
+    assert "memory-failed" in reasons(report)
+    assert not {"internal", "flash-failed"} & set(reasons(report))
+
+
+def test_a_set_that_could_not_be_remembered_is_not_told_as_adopted():
+    board = backed_up()
+    sim.make_region(board.drives[0], set_id=b"X" * 16)
+    board.chip.writeblocks = Raiser(OSError(EIO))
+    report = lifeboat.power_on(board, adopt=b"X" * 16)
+    assert "memory-failed" in reasons(report) and "adopted" not in reasons(report)
+    assert report.data["set"] == "53" * 16

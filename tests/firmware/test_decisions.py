@@ -21,7 +21,7 @@ DAMAGED = 1, 4
 
 def rows():
     """Return the cells of the last table of the document."""
-    text = (ROOT / "docs" / "recovery.md").read_text()
+    text = (ROOT / "docs" / "recovery.md").read_text().split("\n## On a signed board")[0]
     table = [line for line in text.splitlines() if line.startswith("|")]
     head = next(i for i, line in enumerate(table) if line.startswith("| manifest | blocks |"))
     return [tuple(c.strip() for c in line.strip("|").split("|")) for line in table[head + 2 :]]

@@ -3,7 +3,9 @@
 It is read here by the page of the format alone.
 """
 
+import math
 import struct
+import time
 from binascii import crc32
 from errno import EIO
 
@@ -11,8 +13,12 @@ import pytest
 
 import lifeboat
 from fakes import board as sim
+from fakes.disk import RamDisk
 from fakes.power import Power, PowerCut
 from lifeboat import scrub
+from lifeboat.blockdev import Scratch
+from lifeboat.journal import Log, entries, record
+from lifeboat.region import Region
 
 PAGES = 4
 GOOD = sim.image(seed=1, version="2.0")
@@ -34,7 +40,7 @@ def pages_of(disk, pages=PAGES):
         if page[:8] != b"LBJOURNL" or struct.unpack("<I", page[4092:])[0] != crc32(page[:4092]):
             continue
         major, minor, size, serial, region, count = struct.unpack_from("<BBHI16sI", page, 8)
-        assert (major, minor, size) == (1, 0, 64) and 1 <= count <= 62
+        assert (major, minor, size) == (1, 2, 64) and 1 <= count <= 62
         assert page[36:64] == bytes(28) and not any(page[64 + 64 * count : 4092])
         found[i] = serial, [page[64 + 64 * n : 128 + 64 * n] for n in range(count)]
     return found
@@ -391,7 +397,7 @@ def test_a_journal_that_can_not_be_read_costs_few_commands():
     board.nor.data[0] ^= 1
     report = lifeboat.power_on(board)
     assert len(tried) == 4
-    assert ["disk-failed", "disk0", str(EIO)] in report.data["reasons"]
+    assert ["disk-failed", "disk0", "journal"] in report.data["reasons"]
     assert report.data["members"][0]["state"] == "level"
     assert stories(other, pages=pages)[-1] == (2, "repaired", "", "disk0", 0, 1)
 
@@ -424,6 +430,337 @@ def test_scrubbing_in_between_does_not_make_a_lasting_condition_new():
         assert report.data["disk_writes"] == 0
         scrubber = scrub.Scrubber(board, policy=scrub.REPORT)
         board.nor.data[0] ^= 1
-        while "operation" not in report.data or scrubber._news:
+        while "operation" not in report.data or scrubber._patrol.findings.news:
             scrubber.step(1)
         board.nor.data[0] ^= 1
+
+
+# The module by itself: members and a report by hand
+
+
+class Findings:
+    """A report as record() and Log need it."""
+
+    def __init__(self, *events, verdict="RUN"):
+        self.events = list(events)
+        self.data = {"verdict": verdict, "version": "2.0"}
+        self.reasons = []
+
+    def reason(self, code, where="", detail=""):
+        self.reasons.append((code, where))
+
+
+class Disk(RamDisk):
+    def power_cycles(self):
+        return 0
+
+
+class Member:
+    """A member with a region of so many journal pages and no slots that matter."""
+
+    def __init__(self, pages=PAGES, name="disk0", **bits):
+        size = sim.region_size(sim.SLOT, 2, pages)
+        self.disk = Disk(name, 8 + size // 512)
+        unit = bytearray(sim.header(self.disk, 8, size=size, journal=pages))
+        struct.pack_into("<I", unit, 96, bits.get("ro_compat", 0))
+        struct.pack_into("<I", unit, 508, crc32(unit[:508]))
+        for at in (0, size - 8192, size - 4096):
+            sim.put(self.disk, 8 * 512 + at, bytes(unit))
+        self.region = Region(self.disk, unit)
+        self.pages = pages
+        self.name = name
+        self.writable = True
+        self.unit = Scratch(4096)
+        self.errors = []
+        self.disk.reads = 0
+
+    def io_error(self, error):
+        self.errors.append(error.errno)
+
+    @property
+    def at(self):
+        """Where the journal begins on the disk, in bytes."""
+        return journal_at(self.disk, self.pages)
+
+    def put(self, page, raw):
+        sim.put(self.disk, self.at + 4096 * page, bytes(raw))
+
+    def told(self):
+        return [entry[5:] for entry in journal(self.disk, self.pages)]
+
+
+def entry(number, event, code="", where="", first=0, count=0, session=1, phase=0):
+    return struct.pack(
+        "<IIIIB11s16s12sII", number, session, 0, 0, phase, event.encode(), code.encode(),
+        where.encode(), first, count,
+    )  # fmt: skip
+
+
+def page_of(serial, *entries, major=1, minor=2, size=64, incompat=0, ro_compat=0, region=1):
+    raw = b"LBJOURNL" + struct.pack("<BBHI", major, minor, size, serial) + bytes([region]) * 16
+    raw += struct.pack("<III", len(entries), incompat, ro_compat) + bytes(20) + b"".join(entries)
+    raw = raw.ljust(4092, b"\0")
+    return raw + struct.pack("<I", crc32(raw))
+
+
+LASTING = ("reason", "member-missing", "member 2/2", 0, 0)
+
+
+def lasting(number):
+    return (
+        entry(number, "power-on", "RUN", "2.0"),
+        entry(number + 1, "reason", "member-missing", "member 2/2"),
+    )
+
+
+def ring(member, newest, rounds=1):
+    """Fill a journal so that the last one of the ring to be written was pair newest.
+
+    Its second page holds the lasting condition; rounds: 0 leaves the pairs behind it blank.
+    """
+    pairs = member.pages // 2
+    for age in range(pairs if rounds else newest + 1):
+        pair = (newest - age) % pairs
+        serial = 10000 - 2 * age
+        for i in (0, 1):
+            entries = lasting(serial + 100) if not age and i else (entry(serial + i, "found"),)
+            member.put(2 * pair + i, page_of(serial + i, *entries))
+
+
+def test_events_are_told_in_their_order():
+    member, other = Member(), Member(name="disk1")
+    events = [
+        ("reason", "memory-lost", "", 0, 0), ("found", "", "flash", 2, 3),
+        ("lost", "", "flash", 4, 1), ("repaired", "", "disk0", 2, 2),
+        ("created", "", "disk1", 7, 6), ("mended", "", "disk0", 0, 0),
+        ("changed", "x", "app", 1, 2),
+    ]  # fmt: skip
+    report = Findings(*events, verdict="RESCUE")
+    record([member, other], report)
+    for told in (member.told(), other.told()):
+        assert told == [("power-on", "RESCUE", "2.0", 0, 0), *events]
+    assert report.data["session"] == 1 and report.reasons == []
+
+
+def test_without_events_nothing_is_read_or_written():
+    member = Member()
+    record([member], Findings())
+    assert member.disk.reads == member.disk.writes == 0
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        ("repaired", "", "disk0", 1, 1),
+        ("created", "", "disk0", 1, 6),
+        ("mended", "", "disk0", 0, 0),
+        ("changed", "repair", "app", 1, 1),
+        ("reason", "adopted", "", 0, 0),
+        ("adopted", "", "", 0, 0),
+    ],
+    ids=lambda e: e[0] + e[1],
+)
+def test_what_was_done_is_told_whenever_it_happens(event):
+    member = Member()
+    for i in range(3):
+        record([member], Findings(LASTING, event))
+        assert len(member.told()) == 3 * (i + 1)
+
+
+def test_another_verdict_or_another_finding_is_news():
+    member = Member()
+    found = "found", "", "flash", 1, 1
+    for report in (
+        Findings(LASTING), Findings(LASTING, verdict="RESCUE"), Findings(LASTING),
+        Findings(LASTING, found), Findings(found, LASTING),
+    ):  # fmt: skip
+        before = len(member.told())
+        record([member], report)
+        assert len(member.told()) > before
+        writes = member.disk.writes
+        report.data.pop("session")
+        record([member], report)
+        assert member.disk.writes == writes
+
+
+@pytest.mark.parametrize("pages", [2, 4, 6, 10, 32, 34, 64, 1024])
+def test_a_lasting_condition_costs_few_reads(pages):
+    """Settled: at most 2 * log2(N) + 4 pages of each member."""
+    most = 2 * math.log2(pages) + 4
+    pairs = pages // 2
+    for newest in {0, 1 % pairs, pairs // 2, pairs - 1, (pairs - 2) % pairs, pairs * 2 // 3}:
+        for rounds in (0, 1):
+            member = Member(pages)
+            ring(member, newest, rounds)
+            record([member], Findings(LASTING))
+            assert member.disk.writes == 0, (newest, rounds)
+            assert member.disk.reads <= most, (newest, rounds)
+
+
+def test_a_lasting_condition_in_the_first_page_of_a_pair_is_found():
+    member = Member(32)
+    for pair in range(16):
+        for i in (0, 1):
+            serial = 100 + 2 * pair + i
+            member.put(2 * pair + i, page_of(serial, entry(serial, "found")))
+    member.put(6, page_of(200, *lasting(500)))  # the ring goes round: older ones follow
+    for page in range(6):
+        member.put(page, page_of(180 + page, entry(300 + page, "found")))
+    record([member], Findings(LASTING))
+    assert member.disk.writes == 0 and member.disk.reads <= 14
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_damaged_pages_make_it_be_told_once_more_at_most(seed):
+    rng = sim.Rng(seed)
+    member = Member(32)
+    ring(member, rng.below(16), rng.below(2))
+    for _ in range(1 + rng.below(8)):
+        pair = rng.below(16)
+        for page in (2 * pair, 2 * pair + rng.below(2)):
+            member.put(page, rng.bytes(4096))
+    record([member], Findings(LASTING))
+    assert member.disk.writes <= 1
+    writes = member.disk.writes
+    for _ in range(3):
+        record([member], Findings(LASTING))
+    assert member.disk.writes == writes
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_forged_serials_cost_reads_but_no_writes(seed):
+    """The search, then each page once, and the newest one again."""
+    rng = sim.Rng(seed)
+    member = Member(32)
+    for page in range(32):
+        serial = 1 + rng.below(0xFE000000)
+        member.put(page, page_of(serial, entry(1 + rng.below(1000), "found")))
+    record([member], Findings(LASTING))
+    writes = member.disk.writes
+    assert writes <= 1
+    for _ in range(3):
+        member.disk.reads = 0
+        record([member], Findings(LASTING))
+        assert member.disk.reads <= 14 + 32 + 1
+    assert member.disk.writes == writes
+
+
+def test_unreadable_pages_are_few_also_when_they_are_searched():
+    member = Member(64)
+    ring(member, 20)
+    tried = []
+
+    def fault(op, lba, count):
+        if op == "read" and lba >= member.at // 512:
+            tried.append(lba)
+            return EIO
+
+    member.disk.fault = fault
+    record([member], Findings(LASTING))
+    assert len(tried) == 4 and member.errors == [EIO] and member.disk.writes == 0
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [{"major": 2}, {"major": 0}, {"incompat": 1}, {"incompat": 1 << 31}, {"ro_compat": 1},
+     {"ro_compat": 1 << 31, "minor": 0}, {"major": 2, "region": 9}],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("page", [0, 3])
+def test_a_journal_of_a_newer_version_is_not_added_to(newer, page):
+    member, other = Member(), Member(name="disk1")
+    member.put(1, page_of(5, entry(9, "found")))
+    member.put(page, page_of(7, entry(10, "lost"), **newer))
+    before = dict(member.disk.sectors)
+    report = Findings(("repaired", "", "disk1", 1, 1))
+    record([member, other], report)
+    assert member.disk.sectors == before and member.disk.writes == 0
+    assert report.reasons == [("journal-version", "disk0")]
+    assert len(other.told()) == 2 and member.errors == []
+    log = Log([member, other], report)
+    assert list(log.tell([("found", "", "flash", 1, 1)]))
+    assert member.disk.sectors == before and len(other.told()) == 3
+
+
+@pytest.mark.parametrize(
+    "page, counts",
+    [({}, True), ({"minor": 9}, True), ({"ro_compat": 1}, True), ({"major": 2}, False),
+     ({"incompat": 1}, False), ({"size": 63}, False), ({"region": 2}, False)],
+    ids=str,
+)  # fmt: skip
+def test_which_pages_count_for_a_reader(page, counts):
+    member = Member()
+    member.put(2, page_of(5, entry(9, "found"), **page))
+    found = entries(member.region, bytearray(4096))
+    assert [e[0] for e in found] == ([9] if counts else [])
+
+
+def test_a_damaged_newer_page_is_damage():
+    member = Member()
+    raw = bytearray(page_of(5, entry(9, "found"), major=2))
+    raw[100] ^= 1
+    member.put(0, raw)
+    report = Findings(("repaired", "", "disk1", 1, 1))
+    record([member], report)
+    assert report.reasons == [] and len(member.told()) == 2
+
+
+@pytest.mark.parametrize(
+    "serials, wins", [((5, 6), "lost"), ((6, 5), "found"), ((5, 5), "lost")], ids=str
+)
+def test_of_two_entries_with_one_number_the_newer_page_counts(serials, wins):
+    member = Member()
+    for page, (serial, event) in enumerate(zip(serials, ("found", "lost"))):
+        member.put(page, page_of(serial, entry(4, event), entry(5 + page, "reason")))
+    found = entries(member.region, bytearray(4096))
+    assert [(e[0], e[5].rstrip(b"\0").decode()) for e in found] == [
+        (4, wins), (5, "reason"), (6, "reason"),
+    ]  # fmt: skip
+
+
+def test_the_order_of_entries_is_that_of_their_numbers_not_of_sessions():
+    member = Member()
+    member.put(0, page_of(1, entry(1, "a", session=0xFFFFFFFF), entry(2, "b", session=1)))
+    assert [e[1] for e in entries(member.region, bytearray(4096))] == [0xFFFFFFFF, 1]
+
+
+@pytest.mark.parametrize("uptime_s", [None, 0, 1, 1073741, 1073742, 0xFFFFFFFF, 1 << 33])
+def test_the_uptime_is_in_seconds_where_milliseconds_wrap(uptime_s, monkeypatch):
+    monkeypatch.setattr(time, "ticks_ms", lambda: (1 << 30) + 77, raising=False)
+    member = Member()
+    for _ in Log([member], Findings()).tell([("found", "", "flash", 1, 1)], uptime_s):
+        pass
+    for told in journal(member.disk):
+        if uptime_s and uptime_s * 1000 >= 1 << 30:
+            assert told[3] == uptime_s & 0xFFFFFFFF
+            assert told[4] == (2 if told[5] == "power-on" else 3)
+        else:
+            assert told[3] == 77 and told[4] == (0 if told[5] == "power-on" else 1)
+    assert len(journal(member.disk)) == 2
+
+
+@pytest.mark.parametrize("why", ["read-only", "not-writable", "no-journal"])
+def test_members_that_may_not_be_written_are_left_alone(why):
+    member = Member(0 if why == "no-journal" else PAGES, ro_compat=why == "read-only")
+    member.writable = why != "not-writable"
+    before = dict(member.disk.sectors)
+    record([member], Findings(("repaired", "", "disk1", 1, 1)))
+    assert member.disk.sectors == before
+    assert member.disk.reads == member.disk.writes == 0 and member.errors == []
+
+
+def test_findings_of_the_operation_have_a_report():
+    class Operation:
+        report = Findings()
+        told = []
+
+        def reason(self, *entry):
+            self.told.append(entry)
+
+    member, broken = Member(), Member(name="disk1")
+    broken.put(0, page_of(1, entry(1, "found"), major=3))
+    operation = Operation()
+    for _ in Log([member, broken], operation).tell([("found", "", "flash", 1, 1)]):
+        pass
+    assert operation.told == [("journal-version", "disk1", "")]
+    assert operation.report.data["session"] == 1

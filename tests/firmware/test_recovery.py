@@ -9,6 +9,7 @@ import pytest
 import lifeboat
 from fakes import board as sim
 from fakes import scenarios
+from fakes.forgery import same_crc
 
 NEW, OLD = scenarios.NEW, scenarios.OLD
 SIZE = sim.ERASE
@@ -42,36 +43,6 @@ def spoil(disk, *blocks, slot=0, slots=2):
 
 def reasons(report):
     return [code for code, _, _ in report.data["reasons"]]
-
-
-def forge(good, bad_at):
-    """Return another block with the CRC-32 of good: four bytes after bad_at make up for it.
-
-    CRC-32 is linear, so the four bytes follow from 32 equations over GF(2).
-    """
-    data = bytearray(good)
-    data[bad_at] ^= 1
-    at = bad_at + 1
-    want = zlib.crc32(good) ^ zlib.crc32(data)
-    # What each of the 32 bits changes in the CRC.
-    base = zlib.crc32(data)
-    rows = []
-    for bit in range(32):
-        data[at + bit // 8] ^= 1 << bit % 8
-        rows.append((zlib.crc32(data) ^ base, 1 << bit))
-        data[at + bit // 8] ^= 1 << bit % 8
-    solution = 0
-    for pivot in range(32):
-        i = next(i for i, (value, _) in enumerate(rows) if value >> pivot & 1)
-        value, mask = rows.pop(i)
-        rows = [(v ^ value, m ^ mask) if v >> pivot & 1 else (v, m) for v, m in rows]
-        if want >> pivot & 1:
-            want ^= value
-            solution ^= mask
-    for i in range(4):
-        data[at + i] ^= solution >> 8 * i & 0xFF
-    assert zlib.crc32(data) == zlib.crc32(good) and bytes(data) != bytes(good)
-    return bytes(data)
 
 
 # Damaged blocks only
@@ -215,7 +186,7 @@ def test_nothing_is_written_when_a_block_is_lost():
 
 def put_forged(disk, block, slot=0):
     at = scenarios.slot_of(disk, slot) + 69632 + block * SIZE
-    sim.put(disk, at, forge(NEW[block * SIZE : (block + 1) * SIZE], 100))
+    sim.put(disk, at, same_crc(NEW[block * SIZE : (block + 1) * SIZE]))
 
 
 def test_a_block_with_the_right_crc_and_a_wrong_digest_is_not_used():
@@ -295,7 +266,7 @@ def test_bad_sectors_cost_a_block_not_the_disk():
     board.damage(1, 2, 4)
     report = board.run()
     assert board.nor.data == NEW
-    assert report.data["repaired"] == [[1, 1, "disk1"], [2, 1, "disk0"], [4, 1, "disk0"]]
+    assert report.data["repaired"] == [[1, 2, "disk1"], [4, 1, "disk0"]]
     # The sectors stay bad when they are rewritten: no disk alone has a whole backup any more in
     # its first slot, so the second one gets it.
     assert report.verdict == "RUN"

@@ -13,10 +13,10 @@ import lifeboat
 from fakes import board as sim
 from fakes.disk import gone
 from fakes.power import Power, PowerCut
-from lifeboat import boot, partitioning, scrub
-from lifeboat.blockdev import UserArea
+from lifeboat import boot, partitioning, patrol, running
 from lifeboat.errors import LifeboatError
 from lifeboat.scrub import REPAIR, REPORT, RESTART, Scrubber
+from lifeboat.userarea import user_area
 
 GOOD = sim.image(seed=1, version="2.0")
 OLD = sim.image(seed=2, version="1.0")
@@ -259,7 +259,7 @@ def test_a_finding_is_told_and_mended_a_command_or_two_at_a_time():
     for disk in board.drives:
         disk.fault = fault
     most = 0
-    while scrubber._news or ("mended", "", "disk0", 3, 1) not in operation():
+    while scrubber._patrol.findings.news or ("mended", "", "disk0", 3, 1) not in operation():
         commands.clear()
         scrubber.step(0)
         most = max(most, len(commands))
@@ -339,7 +339,8 @@ def test_flash_without_any_good_copy_is_told_and_left():
     full_pass(scrubber)
     assert bytes(board.nor.data) == before
     assert ("lost", "", "flash", 2, 1) in operation()
-    assert ["block-lost", "flash", "2"] in boot.report().data["reasons"]
+    assert ["block-lost", "flash", ""] in boot.report().data["reasons"]
+    assert boot.report().data["lost"] == [[2, 1]]
     assert (1, "lost", "", "flash", 2, 1) in journal(board.drives[0])
 
 
@@ -439,8 +440,14 @@ def test_there_is_nothing_to_scrub_in_rescue():
         Scrubber(board)
 
 
-@pytest.mark.parametrize("fault", [gone, lambda op, lba, n: ETIMEDOUT if op == "read" else None])
-def test_a_disk_that_fails_is_left_alone(fault):
+@pytest.mark.parametrize(
+    "fault, code",
+    [
+        (gone, "disk-failed"),
+        (lambda op, lba, n: ETIMEDOUT if op == "read" else None, "disk-timeout"),
+    ],
+)
+def test_a_disk_that_fails_is_left_alone(fault, code):
     board = board_with()
     scrubber = Scrubber(board)
     board.drives[0].fault = fault
@@ -449,7 +456,8 @@ def test_a_disk_that_fails_is_left_alone(fault):
     full_pass(scrubber)
     assert board.nor.data == GOOD
     told = [entry for entry in operation() if entry[2] == "disk0"]
-    assert told == [("reason", "disk-failed", "disk0", 0, 0)]
+    assert told == [("reason", code, "disk0", 0, 0)]
+    assert [r[0] for r in boot.report().data["reasons"]] == [code]
     assert ("repaired", "", "disk1", 0, 1) in operation()
 
 
@@ -471,7 +479,7 @@ def test_a_timers_tick_keeps_its_hands_off_a_disk_in_use():
     board = board_with()
     scrubber = Scrubber(board)
     disk = board.drives[0]
-    area = lifeboat.region.user_area(disk)
+    area = user_area(disk)
     read = type(disk).readblocks
     seen = []
 
@@ -527,7 +535,7 @@ def test_after_a_power_on_without_a_reset_everything_is_looked_for_anew():
 def test_a_repair_that_waits_does_not_outlast_a_power_on(monkeypatch):
     board = updated()
     waiting = []
-    monkeypatch.setattr(scrub.micropython, "schedule", lambda f, a: waiting.append((f, a)))
+    monkeypatch.setattr(patrol.micropython, "schedule", lambda f, a: waiting.append((f, a)))
     scrubber = Scrubber(board)
     board.nor.data[0] ^= 1
     while not waiting:
@@ -555,7 +563,7 @@ def test_there_is_nothing_to_scrub_any_more_after_a_power_on_that_ends_in_rescue
 
 @pytest.mark.parametrize("call", [partitioning.show, lambda board: partitioning.create(board, ())])
 def test_it_keeps_off_when_a_person_partitions(monkeypatch, call):
-    monkeypatch.setattr(boot, "attended", False)
+    monkeypatch.setattr(running, "attended", False)
     board = board_with()
     scrubber = Scrubber(board)
     call(board)
@@ -571,6 +579,7 @@ def test_a_copy_that_claims_to_be_of_another_board_takes_no_time():
     disk = board.drives[0]
     disk.sectors, disk.count = {}, size // 512 + 40
     start = sim.make_region(disk, slot=slot, size=size)
+    board.remember([disk])
     raw = bytearray(sim.manifest(bytes(count), 1, "sim", "9"))
     struct.pack_into("<I", raw, 16, block)
     struct.pack_into("<I", raw, len(raw) - 4, crc32(raw[:-4]))
@@ -588,7 +597,7 @@ def test_a_repair_waits_until_scheduled_code_may_run(monkeypatch):
     """In a timer's callback the scheduler is locked: the repair comes after it."""
     board = board_with()
     waiting = []
-    monkeypatch.setattr(scrub.micropython, "schedule", lambda f, a: waiting.append((f, a)))
+    monkeypatch.setattr(patrol.micropython, "schedule", lambda f, a: waiting.append((f, a)))
     scrubber = Scrubber(board)
     board.nor.data[0] ^= 1
     while not waiting:
@@ -673,7 +682,10 @@ def test_another_disk_in_the_place_of_a_member_is_not_written():
     full_pass(scrubber)
     assert disk.sectors == stranger and not disk.cache
     assert ("reason", "disk-failed", "disk0", 0, 0) in operation()
-    assert scrubber._members[0].state == "failed" and scrubber._members[1].state == "level"
+    assert (
+        scrubber._patrol._members[0].state == "failed"
+        and scrubber._patrol._members[1].state == "level"
+    )
 
 
 def test_a_member_is_not_blamed_for_the_disk_it_is_mended_from():
@@ -682,7 +694,7 @@ def test_a_member_is_not_blamed_for_the_disk_it_is_mended_from():
     rot_copy(board.drives[1], 4)
     board.drives[0].fault = gone
     full_pass(scrubber)
-    assert [m.state for m in scrubber._members] == ["failed", "level"]
+    assert [m.state for m in scrubber._patrol._members] == ["failed", "level"]
     board.nor.data[0] ^= 1
     full_pass(scrubber)
     assert board.nor.data == GOOD
@@ -697,7 +709,7 @@ def test_a_block_that_can_not_be_repaired_is_not_erased_for_ever():
     erases = board.nor.erases
     for _ in range(8):
         full_pass(scrubber)
-    assert board.nor.erases - erases == 3
+    assert board.nor.erases - erases == 1
     assert boot.report().data["repaired"] == []
 
 
@@ -741,13 +753,13 @@ def test_a_repair_waits_for_the_application_that_uses_the_disk():
     board = board_with()
     scrubber = Scrubber(board)
     board.nor.data[0] ^= 1
-    UserArea.busy = 1
+    running.disk_calls = 1
     try:
         for _ in range(200):
             scrubber.step(1)
         assert board.nor.data != GOOD
     finally:
-        UserArea.busy = 0
+        running.disk_calls = 0
     full_pass(scrubber)
     assert board.nor.data == GOOD and scrubber.changed == {"app"}
 
@@ -762,7 +774,7 @@ def test_a_full_schedule_is_waited_for(monkeypatch):
             raise RuntimeError("schedule queue full")
         function(argument)
 
-    monkeypatch.setattr(scrub.micropython, "schedule", schedule)
+    monkeypatch.setattr(patrol.micropython, "schedule", schedule)
     scrubber = Scrubber(board)
     board.nor.data[0] ^= 1
     full_pass(scrubber)
@@ -776,7 +788,7 @@ def test_a_repair_that_blows_up_is_not_told_as_done(monkeypatch):
     def act(*args):
         raise MemoryError
 
-    monkeypatch.setattr(scrub, "act", act)
+    monkeypatch.setattr(patrol, "act", act)
     board.nor.data[0] ^= 1
     full_pass(scrubber)
     assert not [entry for entry in operation() if entry[0] in ("repaired", "changed")]
@@ -786,7 +798,7 @@ def test_a_repair_that_blows_up_is_not_told_as_done(monkeypatch):
 def test_a_flush_of_the_application_counts_as_use():
     board = board_with()
     scrubber = Scrubber(board)
-    area = lifeboat.region.user_area(board.drives[0])
+    area = user_area(board.drives[0])
     ioctl = area._dev._dev.ioctl
     area._dev._dev.ioctl = lambda *args: (scrubber.tick(), ioctl(*args))[1]
     area.ioctl(3, 0)
@@ -800,7 +812,7 @@ def test_what_can_not_be_told_does_not_end_the_patrol(monkeypatch):
     def full(*args):
         raise MemoryError
 
-    monkeypatch.setattr(scrubber._log, "tell", full)
+    monkeypatch.setattr(scrubber._patrol._log, "tell", full)
     board.nor.data[0] ^= 1
     full_pass(scrubber)
     assert board.nor.data == GOOD
@@ -818,5 +830,5 @@ def test_a_power_cycle_count_that_fails_costs_one_disk_only():
     board.nor.data[0] ^= 1
     full_pass(scrubber)
     assert board.nor.data == GOOD
-    assert scrubber._members[1].state == "level"
+    assert scrubber._patrol._members[1].state == "level"
     assert journal(board.drives[1])[-1] == (1, "changed", "repair", "app", 0, 1)

@@ -9,6 +9,7 @@ import lifeboat
 from fakes import board as sim
 from fakes import scenarios
 from fakes.disk import RamDisk
+from fakes.scenarios import codes, states
 from lifeboat.blockdev import Checked, Window
 
 NEW, OLD = scenarios.NEW, scenarios.OLD
@@ -19,14 +20,6 @@ def backed_up(**kwargs):
     board = sim.SimBoard(bytearray(NEW), **kwargs)
     assert lifeboat.power_on(board).verdict == "RUN"
     return board
-
-
-def codes(report):
-    return [code for code, _, _ in report.data["reasons"]]
-
-
-def states(report):
-    return [member["state"] for member in report.data["members"]]
 
 
 class Returning:
@@ -164,16 +157,17 @@ def test_a_header_copy_that_stays_bad_does_not_make_the_backup_worthless():
 
 
 def test_a_free_slot_is_taken_before_one_that_can_not_be_read():
-    slots, code = 3, sim.BLOCKS - 1
+    slots = 3
     size = sim.region_size(sim.SLOT, slots)
     disk = RamDisk("d", size // 512 + 40)
     sim.make_region(disk, slots=slots, size=size)
     board = sim.SimBoard(bytearray(NEW), members=0)
     board.drives = [disk]
+    board.remember([disk])
     first = disk.count - size // 512 + 8
     disk.fault = lambda op, lba, n: errno.EIO if op != "init" and lba == first else None
     report = lifeboat.power_on(board)
-    assert code and report.verdict == "RUN" and states(report) == ["created"]
+    assert report.verdict == "RUN" and states(report) == ["created"]
     assert lifeboat.power_on(board).data["disk_writes"] == 0
 
 
@@ -264,3 +258,85 @@ def test_one_bad_block_does_not_make_hopeless_backups_be_read_whole():
     board.nor.data[0] ^= 1
     assert lifeboat.power_on(board).verdict == "RESCUE"
     assert all(disk.reads < 40 for disk in board.drives)
+
+
+# What a driver says in words.
+
+
+def refusing(dev, *args):
+    """Let the device's ioctl(1) fail like this."""
+    ioctl = dev.ioctl
+
+    def refuse(op, arg):
+        if op == 1:
+            raise OSError(*args)
+        return ioctl(op, arg)
+
+    dev.ioctl = refuse
+
+
+@pytest.mark.parametrize(
+    "args, code, detail",
+    [
+        ((errno.EOPNOTSUPP, "ATA security locked"), "disk-refused", "ATA security locked"),
+        ((errno.ENODEV, "ATAPI device"), "disk-failed", "ATAPI device"),
+        ((errno.ETIMEDOUT, "disk busy after reset"), "disk-timeout", "disk busy after reset"),
+        ((errno.EIO,), "disk-failed", str(errno.EIO)),
+        ((), "disk-failed", "OSError()"),
+    ],
+    ids=str,
+)
+def test_why_a_disk_is_refused_is_told(args, code, detail):
+    board = backed_up()
+    refusing(board.drives[1], *args)
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RUN" and [code, "disk1", detail] in report.data["reasons"]
+
+
+def test_why_there_is_no_flash_is_told():
+    board = backed_up()
+
+    def flash():
+        raise OSError(errno.ENODEV, "spinor: unknown flash, id 016019")
+
+    board.flash = flash
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RESCUE"
+    why = ["flash-failed", "flash", "spinor: unknown flash, id 016019"]
+    assert why in report.data["reasons"]
+
+
+def test_an_error_without_any_words_is_an_error():
+    board = backed_up()
+
+    def flash():
+        raise OSError
+
+    board.flash = flash
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RESCUE" and codes(report) == ["flash-failed"]
+
+
+def test_why_flash_is_locked_is_told():
+    board = backed_up()
+    board.nor.data[sim.ERASE + 5] ^= 1
+    ioctl = board.nor.ioctl
+
+    def protected(op, arg):
+        if op == 6:
+            raise OSError(30, "SPI NOR global protection")
+        return ioctl(op, arg)
+
+    board.nor.ioctl = protected
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RESCUE"
+    why = ["flash-locked", "flash", "1, SPI NOR global protection"]
+    assert why in report.data["reasons"]
+
+
+def test_what_a_disk_that_works_lacks_is_told_once():
+    board = backed_up()
+    board.drives[1].note = "no CRC (CMD59)"
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RUN" and states(report) == ["level", "level"]
+    assert report.data["reasons"] == [["disk-limited", "disk1", "no CRC (CMD59)"]]

@@ -17,3 +17,11 @@ def lifeboat(capsys):
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def connected(lifeboat, monkeypatch, capsys, tmp_path):
+    """Connect a board out of fakes; gives what runs a command on it: (exit code, its result)."""
+    from wire import connector
+
+    return connector(lifeboat, monkeypatch, capsys, tmp_path)

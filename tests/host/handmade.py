@@ -30,27 +30,40 @@ def manifest(
     signature_type=None,
     patch=(),
     tail=b"",
+    minor=2,
+    extensions=b"",
+    memory_blocks=0,
 ):
     """patch: (offset, bytes) put into the body before the CRC is computed."""
     if signature_type is None:
         signature_type = 1 if signature else 0
-    total = 128 + 48 * len(segments) + 36 * len(blocks) + len(signature) + 4
-    body = b"LBMANIF\n" + bytes([1, 0]) + struct.pack("<H", 128)
+    total = 128 + 48 * len(segments) + 36 * len(blocks) + len(extensions) + len(signature) + 4
+    body = b"LBMANIF\n" + bytes([1, minor]) + struct.pack("<H", 128)
     body += struct.pack("<III", total, block_size, len(blocks))
     body += struct.pack("<HHII", len(segments), signature_type, len(signature), counter)
-    body += bytes(4) + product.ljust(32, b"\0") + version.ljust(24, b"\0") + bytes(32)
+    body += u32(len(extensions)) + product.ljust(32, b"\0") + version.ljust(24, b"\0")
+    if minor >= 2:
+        manifest_blocks = -(-total // block_size) if block_size else 0
+        body += bytes(8) + struct.pack("<HH", memory_blocks, manifest_blocks) + bytes(20)
+    else:
+        body += bytes(32)
     for name, kind, offset, size in segments:
         body += name.ljust(24, b"\0") + struct.pack("<III", kind, offset, size) + bytes(12)
     body += b"".join(u32(zlib.crc32(block)) for block in blocks)
     body += b"".join(hashlib.sha256(block).digest() for block in blocks)
-    body = bytearray(body + signature)
+    body = bytearray(body + extensions + signature)
     for offset, data in patch:
         body[offset : offset + len(data)] = data
     return sealed(bytes(body)) + tail
 
 
 def build_id(raw, signature_size=0):
-    return hashlib.sha256(raw[: len(raw) - 4 - signature_size]).digest()
+    """Since minor 2 over zeros where the sizes of the manifest and the signature are."""
+    body = bytearray(raw[: len(raw) - 4 - signature_size])
+    if raw[9] >= 2:
+        body[12:16] = bytes(4)
+        body[26:32] = bytes(6)
+    return hashlib.sha256(body).digest()
 
 
 SLOT_SIZE = 69632 + 4 * B
@@ -69,18 +82,35 @@ def region(
     slot_size=SLOT_SIZE,
     region_id=REGION_ID,
     journal=(0, 0),
-    minor=1,
+    minor=2,
+    serial=0,
+    product=b"",
+    area=0,
+    slots_offset=0,
+    extents=(),
     patch=(),
 ):
+    """extents: (type, flags, units, offset) of each; patch as in manifest()."""
     body = b"LBREGION" + bytes([1, minor]) + struct.pack("<HI", 512, lba_size)
     body += SET_ID + region_id + struct.pack("<QQ", start_lba, sectors)
     body += struct.pack("<HHIQQI", index, count, slots, slot_size, *journal)
+    if minor >= 2:
+        body += bytes(8) + u32(serial) + product.ljust(32, b"\0") + u32(area) + u32(slots_offset)
+        body += bytes(124) + b"".join(struct.pack("<HHIQ", *extent) for extent in extents)
     return _record(body, patch)
 
 
-def commit(raw, slot=0, generation=1, region_id=REGION_ID, signature_size=0, patch=()):
+def commit(
+    raw,
+    slot=0,
+    generation=1,
+    region_id=REGION_ID,
+    signature_size=0,
+    patch=(),
+    magic=b"LBCOMMIT",
+):
     block_size, block_count = struct.unpack_from("<II", raw, 16)
-    body = b"LBCOMMIT" + bytes([1, 0]) + struct.pack("<HI", 512, slot) + region_id
+    body = magic + bytes([1, 2]) + struct.pack("<HI", 512, slot) + region_id
     body += build_id(raw, signature_size)
     body += struct.pack("<IIII", generation, len(raw), block_size, block_count)
     return _record(body, patch)
@@ -102,10 +132,10 @@ def entry(number, session, event, code=b"", where=b"", first=0, count=0, time=0,
     return head + texts + struct.pack("<II", first, count)
 
 
-def page(serial, entries, region_id=REGION_ID, count=None, patch=()):
+def page(serial, entries, region_id=REGION_ID, count=None, patch=(), minor=2):
     """A page of the journal; patch as in manifest()."""
     count = len(entries) if count is None else count
-    body = b"LBJOURNL" + bytes([1, 0]) + struct.pack("<HI", 64, serial) + region_id
+    body = b"LBJOURNL" + bytes([1, minor]) + struct.pack("<HI", 64, serial) + region_id
     body = (body + u32(count)).ljust(64, b"\0") + b"".join(entries)
     body = bytearray(body.ljust(4092, b"\0"))
     for offset, data in patch:
@@ -161,3 +191,41 @@ def disk(size=1 << 20, start_lba=8, slots=()):
         content = b"".join(blocks)
         data[at + 69632 : at + 69632 + len(content)] = content
     return data
+
+
+# --- the controller's memory ---------------------------------------------------------------
+
+
+def memory_header(epoch=1, page_size=256, mirror_size=16384, uid=b"", patch=()):
+    body = b"LBMEMORY" + bytes([1, 2]) + struct.pack("<HIII", 256, epoch, page_size, mirror_size)
+    body += bytes(8) + bytes([len(uid)]) + uid.ljust(32, b"\0") + bytes(187)
+    body = bytearray(body)
+    for offset, data in patch:
+        body[offset : offset + len(data)] = data
+    return sealed(bytes(body)).ljust(page_size, b"\xff")
+
+
+def memory_record(kind, sequence, payload, page_size=256):
+    body = b"LBMR" + bytes([kind, 0, 0, 0]) + u32(sequence) + payload.ljust(240, b"\0")
+    return sealed(body).ljust(page_size, b"\xff")
+
+
+def member_payload(index, count=1, set_id=SET_ID, region_id=REGION_ID, name=b"sata0"):
+    place = struct.pack("<QQIHH", 8, SECTORS, 512, index, count)
+    return (set_id + region_id + place + name.ljust(24, b"\0")).ljust(240, b"\0")
+
+
+def set_payload(*members, set_id=SET_ID):
+    """The record that closes a set of these payloads."""
+    crc = zlib.crc32(b"".join(members))
+    return set_id + struct.pack("<HHI", len(members), 0, crc)
+
+
+def build_payload(build_id, version=b"1.0", counter=0):
+    return build_id + u32(counter) + version.ljust(24, b"\0")
+
+
+def mirror(*pages, size=16384, **header):
+    """A mirror: its header, and the pages of its log."""
+    data = memory_header(mirror_size=size, **header) + b"".join(pages)
+    return data.ljust(size, b"\xff")

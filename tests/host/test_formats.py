@@ -1,5 +1,6 @@
 """formats.py against bytes made by hand from docs/format.md."""
 
+import hashlib
 import random
 import struct
 
@@ -70,10 +71,102 @@ def test_manifest_is_written_as_documented(signature):
 
 
 def test_the_same_code_signed_again_is_the_same_build():
-    # signature type and size are before the signature: same length, other content
-    one = formats.parse_manifest(handmade.manifest(signature=b"one!"))
-    two = formats.parse_manifest(handmade.manifest(signature=b"two!"))
-    assert one.build_id == two.build_id and one.raw != two.raw
+    raws = [handmade.manifest(signature=s) for s in (b"", b"one!", b"two!", b"a longer one")]
+    manifests = [formats.parse_manifest(raw) for raw in raws]
+    assert len({manifest.build_id for manifest in manifests}) == 1
+    assert len({manifest.raw for manifest in manifests}) == 4
+
+
+@pytest.mark.parametrize("minor", [0, 1])
+def test_the_build_id_of_older_manifests_covers_the_signatures_size(minor):
+    raws = [handmade.manifest(signature=s, minor=minor) for s in (b"", b"one!", b"two!")]
+    ids = [formats.parse_manifest(raw).build_id for raw in raws]
+    assert ids[0] != ids[1] == ids[2]
+    assert ids[0] == hashlib.sha256(raws[0][:-4]).digest()
+
+
+EXTENSIONS = struct.pack("<HHI", 7, 0, 5) + b"hello" + bytes(3) + struct.pack("<HHI", 0x9999, 2, 0)
+
+
+def test_extensions_are_skipped_and_belong_to_the_build():
+    raw = handmade.manifest(extensions=EXTENSIONS, signature=b"sig!")
+    manifest = formats.parse_manifest(raw)
+    assert manifest.extensions == ((7, b"hello"), (0x9999, b""))
+    assert (manifest.signature, manifest.version) == (b"sig!", "1.2")
+    assert manifest.build_id == handmade.build_id(raw, 4)
+    assert manifest.build_id != formats.parse_manifest(handmade.manifest()).build_id
+
+
+def test_extensions_are_written_as_documented():
+    raw = formats.pack_manifest(
+        product="prod",
+        version="1.2",
+        block_size=4096,
+        segments=[formats.Segment("os", 1, 0, 5000), formats.Segment("app", 2, 8192, 4096)],
+        blocks=handmade.BLOCKS,
+        memory_blocks=8,
+        extensions=[(7, b"hello")],
+    )
+    assert raw == handmade.manifest(extensions=EXTENSIONS[:16], memory_blocks=8)
+
+
+def test_a_manifest_larger_than_a_block_takes_as_many_as_it_needs():
+    blocks = [bytes([i]) * 4096 for i in range(200)]
+    segments = ((b"os", 1, 0, 4096),)
+    raw = handmade.manifest(blocks, segments)
+    assert len(raw) == 128 + 48 + 36 * 200 + 4
+    manifest = formats.parse_manifest(raw)
+    assert (manifest.manifest_blocks, manifest.block_count) == (2, 200)
+    for wrong in (0, 1, 3):
+        raw = handmade.manifest(blocks, segments, patch=[(106, U16(wrong))])
+        assert code(formats.parse_manifest, raw) == "manifest-size"
+
+
+def test_a_manifest_says_what_of_the_flash_is_its_own():
+    blocks = [bytes(4096)] * 200
+    raw = handmade.manifest(blocks, ((b"os", 1, 0, 4096),), memory_blocks=8)
+    manifest = formats.parse_manifest(raw, flash_size=211 * 4096)  # 200 + 1 + 8 + 1, and one more
+    assert manifest.memory(211 * 4096) == range(202 * 4096, 210 * 4096)
+    assert manifest.ranges(211 * 4096) == [
+        (0, 200 * 4096),
+        (201 * 4096, 4096),
+        (210 * 4096, 4096),
+    ]
+    assert formats.parse_manifest(raw, flash_size=210 * 4096)
+    assert code(formats.parse_manifest, raw, flash_size=209 * 4096) == "manifest-field"
+
+
+@pytest.mark.parametrize(
+    ("parse", "make", "incompat", "ro_compat", "expected"),
+    [
+        (formats.parse_manifest, handmade.manifest, 96, 100, "manifest-version"),
+        (lambda data: parse_region(data), handmade.region, 92, 96, "region-version"),
+        (
+            lambda data: parse_commit(data),
+            lambda **k: handmade.commit(handmade.manifest(), **k),
+            80,
+            84,
+            "commit-version",
+        ),
+        (
+            lambda data: parse_page(data),
+            lambda **k: handmade.page(5, ENTRIES, **k),
+            36,
+            40,
+            "journal-version",
+        ),
+    ],
+)
+def test_words_that_forbid_are_heeded(parse, make, incompat, ro_compat, expected):
+    for bit in (0, 7, 31):
+        assert code(parse, make(patch=[(incompat, U32(1 << bit))])) == expected
+        assert parse(make(patch=[(ro_compat, U32(1 << bit))])).read_only
+    # Also before any other rule is looked at: the newer version may have another one.
+    assert code(parse, make(patch=[(incompat, U32(1)), (10, U16(9))])) == expected
+    assert not parse(make()).read_only
+    damaged = bytearray(make(patch=[(incompat, U32(1))]))
+    damaged[incompat + 1] ^= 1
+    assert code(parse, damaged) == expected.replace("version", "crc")
 
 
 def test_a_full_text_field_and_utf8_are_read():
@@ -98,6 +191,22 @@ def test_a_full_text_field_and_utf8_are_read():
         ({"segments": ()}, "manifest-field"),
         ({"segments": [(b"%d" % i, 0, 16 * i, 16) for i in range(65)]}, "manifest-field"),
         ({"signature_type": 2}, "manifest-field"),
+        ({"signature_type": 2, "signature": b"x"}, "manifest-field"),
+        ({"signature_type": 0xFFFF, "signature": b"x"}, "manifest-field"),
+        ({"signature_type": 1}, "manifest-field"),  # of no bytes
+        ({"signature": bytes(8193), "block_size": 1 << 16, "blocks": [b""]}, "manifest-field"),
+        ({"extensions": bytes(8200), "block_size": 1 << 16, "blocks": [b""]}, "manifest-field"),
+        ({"extensions": bytes(8) + b"x"}, "manifest-field"),
+        ({"extensions": bytes(4)}, "manifest-field"),
+        ({"extensions": struct.pack("<HHI", 1, 0, 1)}, "manifest-field"),
+        ({"extensions": struct.pack("<HHI", 1, 0, 0xFFFFFFFF)}, "manifest-field"),
+        ({"extensions": struct.pack("<HHI", 1, 1, 0)}, "manifest-version"),
+        ({"memory_blocks": 7}, "manifest-field"),
+        ({"product": b"a\x1b[2J"}, "manifest-field"),
+        ({"product": b"a\n"}, "manifest-field"),
+        ({"version": b"\x7f"}, "manifest-field"),
+        ({"version": "\x9b2J".encode()}, "manifest-field"),
+        ({"segments": ((b"a\tb", 0, 0, 16),)}, "manifest-field"),
         ({"signature_type": 0, "signature": b"x"}, "manifest-field"),
         ({"product": b""}, "manifest-field"),
         ({"version": b""}, "manifest-field"),
@@ -111,8 +220,8 @@ def test_a_full_text_field_and_utf8_are_read():
         ({"segments": ((b"a", 0, 12288, 1),)}, "manifest-field"),
         ({"segments": ((b"a", 0, 0, 17), (b"b", 0, 16, 16))}, "manifest-field"),
         ({"segments": ((b"a", 0, 32, 16), (b"b", 0, 0, 16))}, "manifest-field"),
-        ({"blocks": [bytes(4096)] * 200}, "manifest-size"),  # larger than a block
-        ({"blocks": [bytes(16)] * 1900, "block_size": 1 << 20}, "manifest-size"),  # over 65536
+        ({"blocks": [bytes(4096)] * 200, "patch": [(106, U16(1))]}, "manifest-size"),
+        ({"blocks": [bytes(16)] * 29200, "block_size": 1 << 21}, "manifest-size"),  # over 1 MiB
     ],
 )
 def test_a_manifest_that_breaks_a_rule_is_refused(changes, expected):
@@ -120,9 +229,7 @@ def test_a_manifest_that_breaks_a_rule_is_refused(changes, expected):
 
 
 def test_minor_versions_reserved_bytes_and_kinds_we_do_not_know_are_read():
-    raw = handmade.manifest(
-        segments=((b"x", 77, 0, 16),), patch=[(9, b"\x09"), (36, b"abcd"), (96, b"?" * 32)]
-    )
+    raw = handmade.manifest(segments=((b"x", 77, 0, 16),), patch=[(9, b"\x09"), (108, b"?" * 20)])
     manifest = formats.parse_manifest(raw)
     assert manifest.segments[0].kind_name == "blob"
     assert manifest.build_id == handmade.build_id(raw)  # over the bytes as they are
@@ -213,8 +320,79 @@ def test_a_journal_that_breaks_a_rule_is_not_there_and_the_region_counts(journal
     assert header.slot_count == 2
 
 
-def test_a_region_of_minor_0_has_no_journal():
+def test_a_field_counts_whatever_the_minor_version_says():
     assert parse_region(handmade.region(minor=0)).journal is None
+    assert parse_region(handmade.region(minor=0, journal=(AFTER_SLOTS, 32))).journal is not None
+
+
+BEHIND = 65536 + 2 * 131072  # the slots of NEW
+NEW = {
+    "sectors": (BEHIND + 8 * 4096 + 8192) // 512,
+    "slot_size": 131072,
+    "slots_offset": 65536,
+    "journal": (BEHIND, 2),
+    "serial": 7,
+    "product": b"prod",
+}
+
+
+def test_a_region_with_all_that_1_2_brings_is_read_and_written_as_documented():
+    extents = [(1, 0, 2, BEHIND + 8192), (9, 4, 1, BEHIND + 16384)]
+    raw = handmade.region(**NEW, area=61440, extents=extents)
+    header = parse_region(raw)
+    assert (header.header_serial, header.product) == (7, "prod")
+    assert (header.slot(0), header.slot(1)) == (4096 + 65536, 4096 + 65536 + 131072)
+    assert (header.manifest_room, header.blocks_offset) == (61440, 65536)
+    assert header.extents == (
+        formats.Extent(1, 0, 2, BEHIND + 8192),
+        formats.Extent(9, 4, 1, BEHIND + 16384),
+    )
+    assert header.pack() == raw
+
+
+@pytest.mark.parametrize(
+    "extent",
+    [
+        (1, 0, 0, BEHIND + 8192),  # no unit
+        (1, 0, 1, BEHIND + 8192 + 512),
+        (1, 0, 1, BEHIND - 4096),  # in the slots
+        (1, 0, 1, BEHIND + 4096),  # in the journal
+        (1, 0, 7, BEHIND + 8192),  # in the tail copies
+        (1, 0, 0xFFFFFFFF, BEHIND + 8192),
+        (1, 0, 1, (1 << 64) - 4096),
+    ],
+)
+def test_an_extent_that_breaks_a_rule_is_not_there_and_the_region_counts(extent):
+    other = (2, 0, 1, BEHIND + 7 * 4096)
+    header = parse_region(handmade.region(**NEW, extents=[extent, other]))
+    assert [x.kind for x in header.extents] == [2]
+    assert header.journal is not None
+
+
+def test_extents_that_overlap_are_not_there():
+    extents = [(1, 0, 2, BEHIND + 8192), (2, 0, 2, BEHIND + 12288), (3, 0, 1, BEHIND + 20480)]
+    header = parse_region(handmade.region(**NEW, extents=extents))
+    assert [x.kind for x in header.extents] == [3]
+
+
+@pytest.mark.parametrize("kind", [1, 3, 99])
+def test_an_extent_that_forbids_makes_the_region_one_of_a_newer_format(kind):
+    raw = handmade.region(**NEW, extents=[(kind, 1, 1, BEHIND + 8192)])
+    assert code(parse_region, raw) == "region-version"
+    parse_region(handmade.region(**NEW, extents=[(0, 1, 1, BEHIND + 8192)]))  # a free entry
+    wrong = handmade.region(extents=[(kind, 1, 1, 0)], count=0, patch=[(104, b"\xff")])
+    assert code(parse_region, wrong) == "region-version"  # before any other rule
+
+
+def test_a_region_of_a_newer_format_is_known_wherever_it_stands():
+    for raw in (
+        handmade.region(patch=[(8, b"\2")]),
+        handmade.region(patch=[(92, b"\1")]),
+        handmade.region(extents=[(5, 1, 1, 0)]),
+    ):
+        assert formats.newer_region(raw).code == "region-version"
+    for raw in (handmade.region(), handmade.region(count=0), b"", bytes(4096)):
+        assert formats.newer_region(raw) is None
 
 
 @pytest.mark.parametrize(
@@ -236,6 +414,14 @@ def test_a_region_of_minor_0_has_no_journal():
         ({"slot_size": 73727}, "region-field"),
         ({"slot_size": 69632}, "region-field"),
         ({"slot_size": 1 << 40}, "region-field"),
+        ({"area": 4095}, "region-field"),
+        ({"area": (1 << 20) + 4096}, "region-field"),
+        ({"area": handmade.SLOT_SIZE - 4096}, "region-field"),
+        ({"slots_offset": 4095}, "region-field"),
+        ({"slots_offset": 4096 + 131072 + 4096}, "region-field"),  # the slots in the tail copies
+        ({"slots_offset": 0xFFFFF000}, "region-field"),
+        ({"product": b"a\x1b"}, "region-field"),
+        ({"product": b"\xff"}, "region-field"),
         ({"start_lba": 16}, "region-place"),
         ({"start_lba": 1 << 60}, "region-place"),
         ({"lba_size": 4096, "start_lba": 1, "sectors": 512}, "region-place"),
@@ -286,6 +472,12 @@ def test_commit_record_is_read_and_written_as_documented():
         ({"generation": 0}, "commit-field"),
         ({"generation": 0xFFFFFFF0}, "commit-field"),
         ({"patch": [(76, U32(5))]}, "commit-field"),
+        ({"patch": [(68, U32(65537))]}, "commit-field"),
+        ({"patch": [(68, U32(0))]}, "commit-field"),
+        ({"patch": [(72, U32(0))]}, "commit-field"),
+        ({"patch": [(72, U32(512))]}, "commit-field"),
+        ({"patch": [(76, U32(0))]}, "commit-field"),
+        ({"magic": b"LBCANDID"}, "commit-magic"),
         ({"patch": [(72, U32(0xFFFFFFFF))]}, "commit-field"),
     ],
 )
@@ -296,6 +488,27 @@ def test_a_commit_record_that_breaks_a_rule_is_refused(changes, expected):
 def test_the_highest_generation_is_read():
     record = handmade.commit(handmade.manifest(), generation=0xFFFFFFEF)
     assert parse_commit(record).generation == 0xFFFFFFEF
+
+
+def test_the_record_of_a_candidate_is_read_where_one_is_looked_for():
+    raw = handmade.manifest()
+    header = parse_region(handmade.region())
+    record = handmade.commit(raw, generation=9, magic=b"LBCANDID")
+    found = formats.parse_commit(record, region=header, slot=0, candidate=True)
+    assert found.describes(formats.parse_manifest(raw))
+    other = handmade.commit(raw)
+    assert (
+        code(formats.parse_commit, other, region=header, slot=0, candidate=True) == "commit-magic"
+    )
+
+
+def test_a_generation_that_only_forgery_reaches_is_older_than_all_others():
+    records = [
+        parse_commit(handmade.commit(handmade.manifest(), generation=generation))
+        for generation in (0xFFFFFFEF, 1, 0xFF000000, 0xFEFFFFFF, 2)
+    ]
+    order = [record.generation for record in sorted(records, key=lambda record: record.age)]
+    assert order == [0xFF000000, 0xFFFFFFEF, 1, 2, 0xFEFFFFFF]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +526,7 @@ def test_garbage_and_mutated_records_give_a_code_and_nothing_else(parse, good, c
     for _ in range(1000):  # a valid CRC over mutated fields
         body = bytearray(good[:508])
         for _ in range(rng.randrange(1, 4)):
-            body[rng.randrange(8, 80)] = rng.randrange(256)
+            body[rng.choice((*range(8, 144), *range(268, len(body))))] = rng.randrange(256)
         inputs.append(handmade.sealed(bytes(body)))
     for data in inputs:
         try:
@@ -365,6 +578,7 @@ def test_a_full_page_is_read_and_written():
     [
         ({"patch": [(0, b"X")]}, "journal-magic"),
         ({"patch": [(8, b"\x02")]}, "journal-version"),
+        ({"patch": [(10, U16(65))]}, "journal-field"),
         ({"region_id": bytes(16)}, "journal-field"),
         ({"serial": 0}, "journal-field"),
         ({"serial": 0xFFFFFFF0}, "journal-field"),
@@ -389,6 +603,21 @@ def test_every_flipped_bit_and_every_tear_of_a_page_is_noticed():
         for other in (b"\0", b"\xff", b"\xaa"):
             assert code(parse_page, raw[:at] + other * (4096 - at)) == "journal-crc"
         assert code(parse_page, raw[:at]) == "journal-crc"
+
+
+def test_the_phase_says_when_and_in_which_unit():
+    entries = [
+        handmade.entry(n, 1, b"found", up=7, phase=phase)
+        for n, phase in enumerate((0, 1, 2, 3, 4), 1)
+    ]
+    page = parse_page(handmade.page(1, entries))
+    assert [(e.in_operation, e.milliseconds) for e in page.entries] == [
+        (False, 7),
+        (True, 7),
+        (False, 7000),
+        (True, 7000),
+        (False, 7),
+    ]
 
 
 def test_texts_of_entries_are_shown_as_well_as_they_can_be():

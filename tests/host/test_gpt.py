@@ -49,7 +49,7 @@ def change(path, lba_size=512, number=None):
         (512, {"note": b"a later version's fields", "header_size": 128}),
         (512, {"note": b"what the vendor keeps here"}),
         (512, {"count": 4}),
-        (512, {"count": 132, "entry_size": 136}),
+        (512, {"count": 131, "entry_size": 256}),
         (512, {"entry_size": 512}),
         (4096, {"count": 20, "entry_size": 256}),
     ],

@@ -4,8 +4,10 @@ import json
 import random
 import re
 import sys
+import time
 import types
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import handmade
@@ -123,6 +125,40 @@ def test_of_two_entries_with_one_number_the_newer_page_counts(disk_file):
         assert [(e.session, e.event) for e in found.entries] == [(3, "lost")]
 
 
+def test_of_equal_serials_the_later_page_counts(disk_file):
+    old, new = [entry(5, 2, b"found")], [entry(5, 3, b"lost")]
+    found = read(disk_file([handmade.page(4, old), handmade.page(4, new)]))
+    assert [(e.session, e.event) for e in found.entries] == [(3, "lost")]
+
+
+def test_numbers_need_not_be_consecutive(disk_file):
+    entries = [entry(n, 1, b"found") for n in (3, 9, 10)]
+    found = read(disk_file([handmade.page(4, entries), bytes(4096)]))
+    assert [e.number for e in found.entries] == [3, 9, 10]
+
+
+@pytest.mark.parametrize("patch", [[(8, b"\x02")], [(36, b"\x01")]])
+def test_a_page_of_a_newer_format_is_named_and_the_journal_only_read(disk_file, lifeboat, patch):
+    newer = handmade.page(9, [entry(9, 3, b"lost")], patch=patch)
+    path = disk_file([handmade.page(1, [boot(1, 1)]), newer])
+    found = read(path)
+    assert (found.newer, found.read_only, len(found.entries)) == ([1], True, 1)
+    out = lifeboat("log", path)[1]
+    assert "page 1: journal-version; of a newer format, not read" in out
+    assert "add nothing to this journal" in out
+    path = disk_file([newer] * 2)
+    with pytest.raises(LifeboatError) as caught:
+        read(path)
+    assert caught.value.code == "journal-version"
+    assert "do not overwrite it" in caught.value.hint
+
+
+def test_an_unknown_bit_of_the_second_word_only_keeps_from_writing(disk_file):
+    page = handmade.page(1, [boot(1, 1)], patch=[(40, b"\x01")])
+    found = read(disk_file([page, bytes(4096)]))
+    assert (found.read_only, found.damaged, len(found.entries)) == (True, (), 1)
+
+
 def test_a_page_that_the_disk_does_not_give_is_named_and_the_others_count(disk_file):
     class Bad(Disk):
         def read(self, offset, size):
@@ -229,6 +265,61 @@ def test_members_that_were_apart_keep_sessions_of_one_number_apart(disk_file):
     ]
 
 
+# --- order: of entries, not of session numbers
+
+
+def numbers(history):
+    return [session.number for session in history.sessions]
+
+
+def test_a_forged_session_number_does_not_stay_the_last(disk_file, lifeboat):
+    forged = boot(2, 0xFFFFFFFF, 5, b"RESCUE")
+    rings = [[boot(1, 1), forged, boot(3, 2), boot(4, 3)]]
+    assert numbers(journal.merge(members(disk_file, *rings))) == [1, 0xFFFFFFFF, 2, 3]
+    history = journal.merge(members(disk_file, *rings, [boot(1, 1), boot(2, 2), boot(3, 3)]))
+    assert numbers(history) == [1, 0xFFFFFFFF, 2, 3]
+    assert history.last_good is history.sessions[-1]
+    path = disk_file(handmade.ring([[e] for e in rings[0]])[0])
+    assert lifeboat("log", path)[0] == 0
+
+
+def test_sessions_go_on_from_1_after_the_highest_number(disk_file):
+    last = 0xFFFFFFFF
+    one = [boot(7, last - 1), boot(8, last), boot(9, 1), boot(10, 2)]
+    two = [boot(1, last), boot(2, 1), boot(3, 2)]
+    assert numbers(journal.merge(members(disk_file, one, two))) == [last - 1, last, 1, 2]
+    assert numbers(journal.merge(members(disk_file, two, one))) == [last - 1, last, 1, 2]
+
+
+def test_sessions_that_only_some_members_have_stand_by_their_numbers(disk_file):
+    one = [boot(1, 1), boot(2, 2), boot(3, 3), boot(4, 6)]
+    two = [boot(1, 1), boot(2, 4), boot(3, 5), boot(4, 6)]
+    for rings in ((one, two), (two, one)):
+        assert numbers(journal.merge(members(disk_file, *rings))) == [1, 2, 3, 4, 5, 6]
+
+
+def test_journals_that_contradict_each_other_end_in_some_order(disk_file):
+    one, two = [boot(1, 1), boot(2, 2)], [boot(1, 2), boot(2, 1)]
+    assert sorted(numbers(journal.merge(members(disk_file, one, two)))) == [1, 2]
+
+
+def test_to_put_a_journal_in_order_costs_what_its_length_does(disk_file):
+    (one,) = members(disk_file, [boot(1, 1)])
+
+    def cost(count):
+        entries = [
+            formats.Entry(n, n, 0, 400, 0, "power-on", "RUN", "1", 0, 0)
+            for n in range(1, count + 1)
+        ]
+        two = [replace(one, disk=name, entries=tuple(entries)) for name in "ab"]
+        start = time.process_time()
+        assert len(journal.merge(two).sessions) == count
+        return time.process_time() - start
+
+    # The square of it would be 64 times as much.
+    assert cost(16000) < 24 * cost(2000)
+
+
 def test_a_session_whose_beginning_is_gone_is_found_by_what_it_shares(disk_file):
     running = damage(3, 4, 7, 9000, phase=1)
     (session,) = journal.merge(members(disk_file, [boot(1, 4), running], [running])).sessions
@@ -310,7 +401,9 @@ def test_each_event_is_told_in_plain_words(disk_file):
         entry(10, 1, b"reason", b"disk-timeout", b"sata1"),
         entry(11, 1, b"reason", b"backup-none"),
         entry(12, 1, b"changed", b"restart", b"app", 3, 1),
-        entry(13, 1, b"novelty", b"x", b"y", 1, 2),
+        entry(13, 1, b"adopted", b"", b"sata0", 2, 0),
+        entry(14, 1, b"adopted", b"", b"sd", 1, 0),
+        entry(15, 1, b"novelty", b"x", b"y", 1, 2),
     ]
     (read_back,) = members(disk_file, entries)
     assert [journal.tell(e) for e in read_back.entries] == [
@@ -326,6 +419,8 @@ def test_each_event_is_told_in_plain_words(disk_file):
         "sata1: disk-timeout",
         "backup-none",
         "segment app: block 3 changed by a repair in operation (restart)",
+        "sata0, the first of 2 members, belongs to the controller's own set from now on",
+        "sd belongs to the controller's own set from now on",
         "novelty x y 1 2",
     ]
 
@@ -338,6 +433,9 @@ def test_each_event_is_told_in_plain_words(disk_file):
         (61000, 0, 1, "1 min 1 s"),
         (5400000, 0, 1, "1 h 30 min"),
         (5400000, NOON, 1, "2025-11-20 12:00:00 UTC"),
+        (5400, 0, 3, "1 h 30 min"),
+        (5400, NOON, 3, "2025-11-20 12:00:00 UTC"),
+        (61, NOON, 2, "1 min 1 s"),
     ],
 )
 def test_the_moment_of_an_event_is_told_by_the_clock_that_serves_best(up, time, phase, expected):
@@ -581,7 +679,7 @@ def test_a_picture_shows_one_set(lifeboat, disk_file, tmp_path):
         patch=[(16, OTHER_ID)],
     )
     two = tmp_path / "two.img"
-    two.write_bytes(data[:-8192] + headers * 2)
+    two.write_bytes(data[:4096] + headers + data[8192:-8192] + headers * 2)
     assert lifeboat("log", one, two)[0] == 0
     code, _, err = lifeboat("log", one, two, "--picture", tmp_path / "x.svg")
     assert code == 1 and "2 sets" in err

@@ -33,6 +33,7 @@ from layouts import (
     zeroed,
 )
 
+from lifeboat import journal as firmware_journal
 from lifeboat import region as firmware_region
 from lifeboat_host import diskmap, disks, region, reserve, restore, signatures, undo
 from lifeboat_host.disks import Disk
@@ -614,9 +615,9 @@ def test_a_board_finds_every_reservation_and_it_can_be_undone_to_the_byte(tmp_pa
         undo.save(undo.take(disk, place, header), file)
         reserve.carry_out(disk, place, header)
         lbas = [where] if isinstance(where, int) else []
-        there = firmware_region.find(BoardsView(path), lbas)
+        there = firmware_region.find(BoardsView(path), lbas, bytearray(4096), ())
         assert (there.start, there.sectors) == (place.first, place.sectors)
-        assert there.journal_pages == 32
+        assert firmware_journal.pages(there) == 32
         saved = undo.load(file)
         found = diskmap.look(disk, [header.start_lba])
         restore.restore(disk, saved, restore.assess(disk, found, saved))

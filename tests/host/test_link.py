@@ -568,7 +568,8 @@ def test_no_board_has_ever_run_here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["provision", "flash", "status", "verify", "backup", "recover", "unprovision"]
+    "name",
+    ["provision", "flash", "status", "verify", "backup", "recover", "adopt", "unprovision"],
 )
 def test_every_command_explains_itself_and_tells_of_a_port_that_is_not_there(
     lifeboat, tmp_path, name

@@ -159,7 +159,7 @@ def test_a_held_operation_waits_until_released_and_others_go_on(lab):
     assert answers == [(0, bytes(512))]
     start = time.monotonic()
     client.ask(READ, 0, 512)
-    assert time.monotonic() - start < 10  # the fault is over
+    assert time.monotonic() - start < 50  # the fault is over
 
 
 def test_a_pulled_disk_answers_nobody(lab):

@@ -24,6 +24,14 @@ def test_every_block_has_one_cell_of_the_right_kind():
     assert picture.cells(MANIFEST, 6 * 4096)[5] is Cell.MANIFEST
 
 
+def test_the_memory_and_a_long_manifest_have_cells_of_their_own():
+    blocks = [bytes(4096)] * 200
+    raw = handmade.manifest(blocks, ((b"os", 1, 0, 16),), memory_blocks=8)
+    cells = picture.cells(formats.parse_manifest(raw), 211 * 4096)
+    rest = [Cell.FREE, Cell.MANIFEST, *[Cell.MEMORY] * 8, Cell.MANIFEST]
+    assert cells == [Cell.OK] * 200 + rest
+
+
 def test_a_map_has_lines_with_offsets():
     cells = picture.cells(MANIFEST, 40 * 4096, damaged=[1])
     lines = drawn(picture.flash_map(cells, 4096, True)).splitlines()

@@ -1,145 +1,19 @@
 """Provisioning from end to end: the commands, and the board's own agent on a board of fakes."""
 
-import importlib
-import json
-import random
-import re
-import threading
 from errno import EIO
 
 import pytest
+from wire import Liar
 
-import fakes.deflate  # noqa: F401 - the agent needs it
 from fakes import board as sim
 from fakes.disk import RamDisk
-from lifeboat import agent as agents
 from lifeboat import boot
-from lifeboat import line as lines
-from lifeboat_host import cli_provision
-from lifeboat_host.errors import LifeboatError
 
 BLOCK = sim.ERASE
 SECTORS = 4096
 OLD = bytes(sim.image(seed=1, version="1.0"))
 NEW = bytes(sim.image(seed=2, version="2.0"))
 BLANK = b"\xff" * len(NEW)
-
-
-class Pipe:
-    """Bytes from one thread to another."""
-
-    def __init__(self):
-        self._bytes = bytearray()
-        self._more = threading.Condition()
-
-    def put(self, data):
-        with self._more:
-            self._bytes += data
-            self._more.notify()
-
-    def get(self, size):
-        with self._more:
-            assert self._more.wait_for(lambda: len(self._bytes) >= size, 10), "nobody writes"
-            data = bytes(self._bytes[:size])
-            del self._bytes[:size]
-            return data
-
-
-class Line(lines.Line):
-    """The board's end of the wire."""
-
-    def __init__(self, wire):
-        self._wire = wire
-
-    def guard(self, on):
-        pass
-
-    def read(self, buf):
-        buf[:] = self._wire.to_board.get(len(buf))
-
-    def write(self, data):
-        self._wire.to_host.put(data)
-
-    def drain(self):
-        self._wire.to_board = Pipe()
-
-
-class Wire:
-    """Instead of a Link: the agent runs in a thread of its own."""
-
-    port = "wire"
-
-    def __init__(self, board):
-        self._board = board
-        self._agent = self._call = None
-        self._said = []
-        self.to_board, self.to_host = Pipe(), Pipe()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def print(self, *what):
-        self._said.append(" ".join(map(str, what)) + "\n")
-
-    def exec(self, code, timeout):
-        assert "_agent = Agent(board)" in code
-        self._agent = agents.Agent(self._board, Line(self))
-        return ""
-
-    def begin(self, code):
-        name, *args = eval(re.fullmatch(r"_agent\.call(\(.*\))", code)[1].replace(")", ",)", 1))
-        self._said.clear()
-        self._call = threading.Thread(target=self._agent.call, args=(name, *args), daemon=True)
-        self._call.start()
-
-    def read(self, size, timeout):
-        return self.to_host.get(size)
-
-    def write(self, data):
-        self.to_board.put(data)
-
-    def end(self, timeout):
-        self._call.join(10)
-        return self.spoil("".join(self._said))
-
-    def spoil(self, said):
-        """For tests: what arrives instead."""
-        return said
-
-    def reset(self, timeout):
-        return json.loads(json.dumps(boot.power_on(self._board).data))
-
-    def garbled(self, what):
-        return LifeboatError("link-garbled", what)
-
-
-@pytest.fixture
-def connected(lifeboat, monkeypatch, capsys, tmp_path):
-    """Connect a board; gives what runs a command on it: (exit code, its result)."""
-    monkeypatch.setattr(boot, "attended", False)
-    images = {}
-    for code in (OLD, NEW):
-        images[code] = tmp_path / f"{len(images)}.img"
-        images[code].write_bytes(code)
-
-    def connect(board, wire=None):
-        wire = wire or Wire(board)
-        monkeypatch.setattr(cli_provision, "Link", lambda port: wire)
-        for module in (agents, boot, importlib.import_module("lifeboat.report")):
-            monkeypatch.setattr(module, "print", wire.print, raising=False)
-
-        def run(name, *arguments, code=None):
-            capsys.readouterr()
-            given = ["--image", images[code]] if code else []
-            exit_code, out, _ = lifeboat(name, "--port", "-", *given, *arguments, "--json")
-            return exit_code, json.loads(out)
-
-        return run
-
-    return connect
 
 
 def blank_board(content, disks):
@@ -334,38 +208,6 @@ def test_a_region_that_data_may_reach_into_is_removed_when_its_range_is_named(
 
 
 # Whatever a board says
-
-
-ODD = (None, True, 0, -1, 1 << 80, 0.5, "", "..", "/dev/sda", [], [[]], {}, {"a": 1})
-
-
-class Liar(Wire):
-    """Its answer number `when` is odd in one place."""
-
-    def __init__(self, board, seed):
-        super().__init__(board)
-        self.rng = random.Random(seed)
-        self.when = self.rng.randrange(8)
-
-    def spoil(self, said):
-        self.when -= 1
-        if self.when != -1:
-            return said
-        answer = json.loads(said.strip().split("\n")[-1].removeprefix("agent: "))
-        places = list(self.places(answer))
-        where, key = self.rng.choice(places)
-        if isinstance(where, dict) and self.rng.random() < 0.3:
-            del where[key]
-        else:
-            where[key] = self.rng.choice(ODD)
-        return "agent: " + json.dumps(answer)
-
-    def places(self, value):
-        keys = range(len(value)) if isinstance(value, list) else list(value)
-        for key in keys:
-            yield value, key
-            if isinstance(value[key], (list, dict)):
-                yield from self.places(value[key])
 
 
 @pytest.mark.parametrize("seed", range(3))

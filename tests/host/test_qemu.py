@@ -64,7 +64,7 @@ def spec(tmp_path, monkeypatch):
     fake = tmp_path / "qemu"
     fake.write_text(f"#!{sys.executable}\n{FAKE}")
     fake.chmod(0o755)
-    firmware = tmp_path / "boards" / "b" / "firmware.bin"
+    firmware = tmp_path / "boards" / "b-unsigned" / "firmware.bin"
     firmware.parent.mkdir(parents=True)
     firmware.write_bytes(b"boot")
     monkeypatch.setenv("LIFEBOAT_CACHE", str(tmp_path))
@@ -175,6 +175,39 @@ def test_disks_take_the_ports_in_order_and_none_leaves_one_empty(spec):
     assert after("-device", arguments(spec)) == ["ich9-ahci,id=ahci0"]
 
 
+def usb_places(command):
+    devices = [d for d in after("-device", command) if d.startswith("usb-storage")]
+    return [device.split("bus=")[1].split(",")[:3] for device in devices]
+
+
+def test_usb_disks_hang_beside_sata_disks_on_a_controller_of_their_own(spec):
+    command = arguments(spec, "a", qemu.Usb("b", {"serial": "U"}), None, "c", qemu.Usb("d"))
+    devices = after("-device", command)
+    assert "pci-ohci,id=usb,num-ports=3" in devices
+    assert [d.split("bus=")[1].split(",")[0] for d in devices if d.startswith("ide-hd")] == [
+        "ahci0.0", "ahci0.2",
+    ]  # fmt: skip
+    assert usb_places(command) == [
+        ["usb.0", "port=1", "serial=U"], ["usb.0", "port=2", "serial=LU0001"],
+    ]  # fmt: skip
+    assert not [d for d in after("-device", arguments(spec, "a")) if "usb" in d or "ohci" in d]
+
+
+def test_a_board_with_usb_disks_only_has_them_in_order(spec):
+    usb = spec.with_usb()
+    command = arguments(usb, "a", None, "b", qemu.Sata("c"))
+    assert [place[1] for place in usb_places(command)] == ["port=1", "port=3"]
+    assert len([d for d in after("-device", command) if d.startswith("ide-hd")]) == 1
+    assert not usb_places(arguments(usb))
+
+
+def test_there_are_no_more_usb_disks_than_ports(spec):
+    assert len(usb_places(arguments(spec.with_usb(), *["a"] * 15))) == 15
+    with pytest.raises(LifeboatError) as caught:
+        arguments(spec.with_usb(), *["a"] * 16)
+    assert caught.value.code == "board-drives"
+
+
 def test_media_may_be_files_nbd_exports_or_anything_blockdev_knows(spec):
     with nbd.Lab() as lab:
         export = lab.export("disk", nbd.MemoryStore(bytes(512)))
@@ -235,7 +268,7 @@ def test_an_sd_card_is_optional_and_in_any_place(sifive, card):
     assert len(after("-drive", arguments(sifive, None, card))) == 2
 
 
-@pytest.mark.parametrize("drives", [["a", "b"], [qemu.Sata("a")]])
+@pytest.mark.parametrize("drives", [["a", "b"], [qemu.Sata("a")], [qemu.Usb("a")]])
 def test_more_than_one_card_or_a_sata_disk_is_refused(sifive, drives):
     with pytest.raises(LifeboatError, match="one slot for an SD card") as caught:
         arguments(sifive, *drives)

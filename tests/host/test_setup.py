@@ -115,3 +115,21 @@ def test_without_root_and_sudo_it_says_so(sh):
     stubs |= {p: f'exec {shutil.which(p)} "$@"\n' for p in programs.split()}
     code, said = sh("PATH=${PATH%%:*}\n" + PACKAGES, stubs)
     assert code == 1 and "not root, and no sudo" in said
+
+
+PICO = """
+set -eu
+. "$LIFEBOAT_ROOT/host_tools/setup.sh"
+pico_possible() { %s; }
+emulator_there() { false; }
+emulator_do() { echo "no wheel for you"; false; }
+set_up_pico_for_tests
+echo done >&2
+"""
+
+
+def test_a_machine_that_can_not_emulate_a_pico_tests_without_it(sh):
+    assert sh(PICO % "false") == (0, "done\n")
+    code, said = sh(PICO % "true")
+    assert code == 0 and "no wheel for you" in said and said.endswith("done\n")
+    assert "pico-sdk-source" not in said

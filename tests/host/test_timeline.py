@@ -27,6 +27,7 @@ def boot(session, verdict="RUN", version="1.0", cycles=0):
 
 TOLD = history(
     boot(1, cycles=3),
+    (1, 0, "adopted", "", "sata0", 2, 0),
     (1, 0, "created", "", "sata0", 1, 30),
     boot(2, cycles=15),
     (2, 0, "found", "", "flash", 7, 1),

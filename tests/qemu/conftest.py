@@ -1,5 +1,6 @@
 """Fixtures of the tests on QEMU boards."""
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -8,9 +9,52 @@ import pytest
 
 from lifeboat_host import boards
 from lifeboat_host.errors import LifeboatError
+from lifeboat_host.pico.board import Pico
 from qemu.rig import MB, Rig, pty_board
 
-BOARDS = ["qemu_virt", "qemu_sifive_u"]
+BOARDS = [
+    "qemu_virt",
+    "qemu_sifive_u",
+    "qemu_virt-signed",
+    "qemu_sifive_u-signed",
+    "qemu_virt-usb",
+    "rp2_sd",
+]
+# What signed boards, and the board with USB disks only, run by default; all else of the list is
+# for the long run.
+SOME = {
+    "qemu_virt-signed": ("test_signed.py",),
+    "qemu_sifive_u-signed": ("test_what_is_signed_runs_heals_and_comes_back",),
+    "qemu_virt-usb": ("test_usb.py",),
+}
+# What tells nothing of USB disks, or what they can't keep: a command takes three frames of USB,
+# whatever its size.
+NOT_USB = ("test_bench.py", "test_demo.py", "test_steps_keep_their_time")
+# What the Pico runs by default, at ten seconds and more for a power-on; all else, power cuts too,
+# is for the long run.
+PICO = (
+    "test_a_healthy_power_on_changes_no_file_and_no_counter",
+    "test_damage_is_healed_block_by_block",
+    "test_mpremote_connects_and_runs_code",
+)
+PICO_DAMAGE = ("ten_flipped_bits",)
+GARBLED = "sessions of the host tools over this emulator's USB port get garbled"
+PICO_SKIPS = {
+    "test_a_blank_board_becomes_protected_and_blank_again": GARBLED,
+    "test_new_code_is_sent_as_far_as_it_differs_and_backed_up": GARBLED,
+    "test_damage_is_found_and_mended_on_request": GARBLED,
+    "test_a_disk_behind_the_board_is_the_disk": GARBLED,
+    "test_the_transfer_is_near_to_what_the_line_carries": GARBLED,
+    "test_a_block_that_is_blank_in_the_image_is_repaired_as_fast_as_others": (
+        "this emulator does not count instructions"
+    ),
+    "test_sifive_spi.py": "the SPI driver is the port's",
+    "test_signed.py": "a signed board of this kind is not built",
+    "test_scrub.py": "the applications of these tests want more RAM",
+    "test_the_idle_console_sleeps": "the emulator is busy when the chip is not",
+    "test_a_soft_reset_reports_the_stored_verdict_and_does_not_inspect": "no memory survives it",
+    "test_everything_a_storage_controllers_code_needs_is_there": "a port with fewer modules",
+}
 BIG = ("16MB", "32MB")
 LONG = (
     "test_bench.py",
@@ -30,7 +74,20 @@ def pytest_collection_modifyitems(items):
     """What takes minutes over SPI is for the long run."""
     for item in items:
         params = getattr(item, "callspec", None) and item.callspec.params
-        if params and params.get("spec") == "qemu_sifive_u":
+        board = str(params.get("spec")) if params else ""
+        if board == "rp2_sd":
+            item.add_marker(pytest.mark.pico)
+            damage = getattr(params.get("damage"), "__name__", None)
+            if item.originalname not in PICO or (
+                damage and (damage not in PICO_DAMAGE or params["size"] != "8MB")
+            ):
+                item.add_marker(pytest.mark.slow)
+        some = SOME.get(board, (item.path.name,))
+        if item.path.name not in some and item.originalname not in some:
+            item.add_marker(pytest.mark.slow)
+        if board == "qemu_virt-usb" and {item.path.name, item.originalname} & set(NOT_USB):
+            item.add_marker(pytest.mark.skip(reason="not for a board with USB disks only"))
+        if board.startswith("qemu_sifive_u"):
             damage = getattr(params.get("damage"), "__name__", None)
             if (
                 params.get("size") in BIG
@@ -44,12 +101,18 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", params=BOARDS)
 def spec(request):
     """Each board in turn, or a skip that says what is missing to run it."""
-    spec = boards.load(request.param)
+    name, _, kind = request.param.partition("-")
+    spec = boards.load(name, boards.SIGNED if kind == boards.SIGNED else boards.UNSIGNED)
+    if kind == "usb":
+        spec = spec.with_usb()
     try:
         _ = spec.firmware
     except LifeboatError as error:
         pytest.skip(str(error))
-    if not shutil.which(spec.qemu):
+    if spec.emulator == boards.RP2040PY:
+        if importlib.util.find_spec("rp2040py") is None:
+            pytest.skip("no rp2040py, which is for x86_64 and Python 3.11 or newer only")
+    elif not shutil.which(spec.qemu):
         pytest.skip(f"{spec.qemu} is not installed: run ./lifeboat setup")
     return spec
 
@@ -57,8 +120,20 @@ def spec(request):
 @pytest.fixture(autouse=True)
 def sata_only(request, spec):
     """Skip what only a board with several disks, or with disks that report errors, can show."""
-    if request.node.get_closest_marker("sata") and spec.disk_kind != "sata":
+    if request.node.get_closest_marker("sata") and spec.disk_kind == "sd":
         pytest.skip("this board has one SD card, whose model hides errors of the host")
+
+
+@pytest.fixture(autouse=True)
+def not_on_a_pico(request, spec, monkeypatch):
+    """Skip what an emulated Pico can not show."""
+    if spec.emulator != boards.RP2040PY:
+        return
+    node = request.node
+    why = PICO_SKIPS.get(node.path.name) or PICO_SKIPS.get(node.originalname)
+    if why:
+        pytest.skip(why)
+    monkeypatch.setattr(Pico, "qmp", lambda *_, **__: pytest.skip("this emulator has no monitor"))
 
 
 @pytest.fixture
@@ -108,8 +183,9 @@ def mpremote():
 
     def run(rig, *arguments, timeout=60):
         with pty_board(rig) as (path, _):
+            command = [sys.executable, "-m", "mpremote", "connect", path]
             done = subprocess.run(
-                [sys.executable, "-m", "mpremote", "connect", path, *arguments],
+                [*command, *(["resume"] if rig.small else []), *arguments],
                 capture_output=True,
                 text=True,
                 timeout=timeout,

@@ -5,11 +5,16 @@ import os
 import random
 import re
 import subprocess
+import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from lifeboat_host import boards, disks, image, qemu, region
+import pytest
+
+from fakes import signer
+from lifeboat_host import boards, disks, image, region
 from lifeboat_host.errors import LifeboatError
+from lifeboat_host.pico.board import machine_arguments, make
 
 MB = 1 << 20
 DISK = 256 * MB  # SD cards want a power of two
@@ -47,6 +52,11 @@ class Rig:
         self.blocks = 0
 
     @property
+    def small(self):
+        """A board whose code flash is a part of a microcontroller's: sizes shrink as it is."""
+        return self.spec.flash_kind == "port"
+
+    @property
     def most_disks(self):
         """How many disks the tests attach where any number will do: two, or all that fit."""
         return 1 if self.spec.disk_kind == "sd" else 2
@@ -64,13 +74,30 @@ class Rig:
         """Byte offset of the manifest block."""
         return self.manifest_block * self.spec.block_size
 
+    @property
+    def memory_range(self):
+        """Bytes [start, end) of the controller's memory in the flash: two mirrors."""
+        block = self.spec.block_size
+        mirror = (64 * 256 + block - 1) // block * block
+        return self.manifest_at - 2 * mirror, self.manifest_at
+
+    def content(self):
+        """The flash without the memory, which is the controller's own: blank in its place."""
+        data = bytearray(self.flash.read_bytes())
+        start, end = self.memory_range
+        data[start:end] = b"\xff" * (end - start)
+        return data
+
     def make_image(self, size, version="1.0", seed=1, blank_blocks=()):
         """Put an image with about `size` bytes of embedded code into the flash."""
         app = self.folder / "app"
         app.mkdir(exist_ok=True)
         (app / "main.py").write_text(self.app_source)
         block = self.spec.block_size
-        os_size = min(size, self.spec.flash_size - block) - block
+        if self.small:
+            # Its emulator runs some three million instructions a second.
+            size = max(size // 64, 3 * block)
+        os_size = min(size, self.memory_range[0]) - block
         os_bytes = bytearray(firmware_bytes(os_size, seed))
         for i in blank_blocks:
             os_bytes[i * block : (i + 1) * block] = b"\xff" * block
@@ -86,9 +113,22 @@ class Rig:
             flash_size=self.spec.flash_size,
             block_size=block,
         )
+        if self.spec.policy == boards.SIGNED:
+            self.sign()
         self.good = self.flash.read_bytes()
         self.blocks = made.block_count
         return made
+
+    def sign(self, key=None, **what):
+        """Sign the image in the flash; key: the demo's, if absent; what: as Key.manifest() has."""
+        data = bytearray(self.flash.read_bytes())
+        raw = data[self.manifest_at :]
+        total, signature = (int.from_bytes(raw[at : at + 4], "little") for at in (12, 28))
+        raw = bytes(raw[: total - 4 - signature]) + bytes(4)
+        raw = (key or signer.demo_key("code")).manifest(raw, **what)
+        assert len(raw) <= self.spec.block_size
+        data[self.manifest_at :] = raw.ljust(self.spec.block_size, b"\xff")
+        self.flash.write_bytes(data)
 
     def add_disks(self, count=None, sizes=(DISK,)):
         """Add disks (default: most_disks) with regions of one set; sizes: used in turn."""
@@ -112,20 +152,27 @@ class Rig:
     def board(self, drives=None, **kwargs):
         """The board with these media, off."""
         drives = self.drives if drives is None else drives
-        return qemu.Board(self.flash, drives, spec=self.spec, **kwargs)
+        if self.small:
+            if any(d is not None and not isinstance(d, (str, os.PathLike)) for d in drives):
+                pytest.skip("this emulator takes disks in files only")
+            if "icount" in kwargs:
+                pytest.skip("this emulator does not count instructions")
+        return make(self.flash, drives, spec=self.spec, **kwargs)
 
     def power_on(self, drives=None, app=True, **kwargs):
         """One power-on up to the application or the prompt; its report, and the console."""
         with self.board(drives, **kwargs) as board:
             report = board.power_on_report()
             board.wait_for("app: running" if app and report["verdict"] != "RESCUE" else ">>> ")
+            if self.small:
+                assert board.complaints() == []
             return report, board.console
 
     def heal(self, **kwargs):
         """A power-on that must end with the original code running. Returns the report."""
         report, console = self.power_on(**kwargs)
         assert report["verdict"] == "RUN", report
-        assert self.flash.read_bytes() == self.good
+        assert self.content() == self.good
         assert "app: running" in console
         return report
 
@@ -140,7 +187,7 @@ class Rig:
     def differing(self):
         """Blocks in which the flash is not the original image."""
         size = self.spec.block_size
-        now = self.flash.read_bytes()
+        now = self.content()
         return [
             i for i in range(len(now) // size)
             if now[i * size : (i + 1) * size] != self.good[i * size : (i + 1) * size]
@@ -205,7 +252,11 @@ class Rig:
 @contextmanager
 def pty_board(rig):
     """Start the rig's board with its console on a pty; gives (the pty's path, the process)."""
-    command = qemu.machine_arguments(rig.spec, rig.flash, rig.drives)
+    if rig.small:
+        with pico_pty(rig) as started:
+            yield started
+        return
+    command = machine_arguments(rig.spec, rig.flash, rig.drives)
     process = subprocess.Popen(
         [*command, "-serial", "pty"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -215,6 +266,25 @@ def pty_board(rig):
         process.terminate()  # unlike kill(), it lets QEMU end its writes
         process.wait()
         process.stdout.close()
+
+
+@contextmanager
+def pico_pty(rig, timeout=120):
+    """The same for a Pico, when it listens: mpremote waits ten seconds for an answer."""
+    name, log = rig.folder / "pty", rig.folder / "console.log"
+    name.unlink(missing_ok=True)
+    command = machine_arguments(rig.spec, rig.flash, rig.drives)
+    with open(log, "wb") as file:
+        process = subprocess.Popen([*command, "--pty", str(name)], stdout=file, stderr=file)
+    try:
+        deadline = time.monotonic() + timeout
+        while b">>> " not in log.read_bytes():
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield name.read_text(), process
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def extents(path):

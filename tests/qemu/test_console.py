@@ -55,7 +55,9 @@ def test_machine_reset_inspects_in_full(rig8):
         assert report["verdict"] == "RUN" and report["ms"]["inspect"] > 0
         board.wait_for("app: running")
         board.repl()
-        out, _ = board.run("import machine; print(machine.reset_cause() == machine.HARD_RESET)")
+        # An RP2040 resets itself by its watchdog.
+        cause = "WDT_RESET" if rig8.small else "HARD_RESET"
+        out, _ = board.run(f"import machine; print(machine.reset_cause() == machine.{cause})")
         assert out.strip() == "True"
 
 
@@ -68,15 +70,17 @@ def test_the_idle_console_sleeps(rig8):
             fields = open(f"/proc/{board.pid}/stat").read().rsplit(")", 1)[1].split()
             return int(fields[11]) + int(fields[12])
 
-        def spent(seconds):
-            before = cpu()
-            time.sleep(seconds)
-            return cpu() - before
-
-        idle = spent(1)
+        before = cpu()
+        time.sleep(2)
+        idle = cpu() - before
+        # The same clock counts what does not sleep; how soon depends on the host's other work.
         board.send("while True: pass\r\n\r\n")
-        busy = spent(1)
-    assert busy > 20 and idle < busy / 5
+        before = cpu()
+        deadline = time.monotonic() + 120
+        while cpu() - before <= 5 * idle + 50:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert idle < 20
 
 
 def test_mpremote_connects_and_runs_code(rig8, mpremote):
@@ -94,7 +98,7 @@ async def main():
     await asyncio.sleep_ms(5)
     return "slept"
 print(asyncio.run(main()))
-print(hashlib.sha256(b"abc").digest()[:4].hex(), time.time() > 0)
+print(hashlib.sha256(b"abc").digest()[:4].hex(), time.time_ns() > 0)
 d = board.disks()[0]
 vfs.VfsFat.mkfs(lifeboat.blockdev.Window(d, 64, 4096))
 v = vfs.VfsFat(lifeboat.blockdev.Window(d, 64, 4096))

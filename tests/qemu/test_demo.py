@@ -19,11 +19,17 @@ def scratch_cache(spec, tmp_path, monkeypatch):
     return tmp_path
 
 
+def board(spec):
+    """The demo's options for a board."""
+    return ["--board", spec.id] + ["--sign"] * (spec.policy == boards.SIGNED)
+
+
 def test_the_demo_heals_every_round(spec, scratch_cache, capsys):
-    assert demo.main(["--board", spec.id, "--json"]) == EXIT_OK
+    assert demo.main([*board(spec), "--json"]) == EXIT_OK
     told = json.loads(capsys.readouterr().out)
     assert told["ok"] and all(r["identical"] and r["applications_ran"] for r in told["rounds"])
-    assert len(told["rounds"]) == (10 if spec.disk_kind == "sata" else 7)
+    rounds = {"pflash": 10, "mtd": 7, "port": 4}[spec.flash_kind]
+    assert len(told["rounds"]) == rounds + (spec.policy == boards.SIGNED)
 
 
 def test_the_demo_fails_when_something_did_not_heal(spec, scratch_cache, monkeypatch, capsys):
@@ -33,5 +39,16 @@ def test_the_demo_fails_when_something_did_not_heal(spec, scratch_cache, monkeyp
         stage.garble(1)
 
     monkeypatch.setattr(demo, "ROUNDS", (demo.Round("beyond repair", beyond_repair),))
-    assert demo.main(["--board", spec.id]) == EXIT_ERROR
+    assert demo.main(board(spec)) == EXIT_ERROR
     assert "NOT ALL HEALED: 0 of 1" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("usb, rounds", [("beside", 10), ("only", 7)])
+@pytest.mark.parametrize("spec", ["qemu_virt"], indirect=True)
+def test_the_demo_heals_with_a_usb_disk(spec, scratch_cache, capsys, usb, rounds):
+    assert demo.main([*board(spec), "--usb", usb, "--json"]) == EXIT_OK
+    told = json.loads(capsys.readouterr().out)
+    names = [member["disk"] for member in told["first"]["members"]]
+    assert names == (["sata0", "usb0"] if usb == "beside" else ["usb0"])
+    assert told["ok"] and len(told["rounds"]) == rounds

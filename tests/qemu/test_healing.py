@@ -78,7 +78,9 @@ def test_damage_is_healed_block_by_block(protected, tmp_path, size, damage):
         damaged = [b for b in damaged if b < rig.blocks or b == rig.manifest_block]
         assert report["erases"] == len(damaged)
         repaired = [b for first, n, _ in report["repaired"] for b in range(first, first + n)]
-        assert sorted(repaired) == damaged
+        # A full list has its last range stretched over what lies between (format.md section 4).
+        full = len(report["repaired"]) == 32
+        assert set(repaired) >= set(damaged) if full else sorted(repaired) == damaged
         assert rig.hashes_but_journals()[1:] == disks_before
     finally:
         shutil.rmtree(tmp_path, ignore_errors=True)

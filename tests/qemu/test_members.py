@@ -23,14 +23,25 @@ def flip(rig, *blocks):
     assert rig.damage(*changes) == sorted(blocks)
 
 
+def adopt(rig, drives, set_id):
+    """Say at the board's REPL that a set is this controller's own."""
+    with rig.board(drives) as board:
+        board.power_on_report()
+        board.repl(interrupt=True)
+        code = "import board\nfrom lifeboat.agent import Agent\nAgent(board).call('adopt', %r)"
+        answer, error = board.run(code % set_id)
+        assert '"ok"' in answer, answer + error
+
+
 @several
 def test_both_members_and_the_flash_damaged_in_different_blocks(rig8):
     rig8.rot(rig8.drives[0], 3)
     rig8.rot(rig8.drives[1], 9)
     flip(rig8, 3, 9, 20)
     report = rig8.heal()
-    assert report["repaired"] == [[3, 1, "sata1"], [9, 1, "sata0"], [20, 1, "sata0"]]
-    assert ["copy-bad", "sata0", "block 3"] in report["reasons"]
+    first, second = rig8.disk_name(0), rig8.disk_name(1)
+    assert report["repaired"] == [[3, 1, second], [9, 1, first], [20, 1, first]]
+    assert ["copy-bad", first, "block 3"] in report["reasons"]
     # The copies that were found bad are whole again.
     assert states(report) == ["mended", "mended"]
     assert [rig8.copies(drive) for drive in rig8.drives] == [{"1.0": []}] * 2
@@ -44,7 +55,7 @@ def test_every_block_from_the_only_copy_that_has_it(rig8):
     rig8.damage((0, b"\xff" * rig8.spec.flash_size))
     report = rig8.heal()
     sources = {b: d for first, n, d in report["repaired"] for b in range(first, first + n)}
-    assert all(sources[b] == f"sata{1 - b % 2}" for b in range(rig8.blocks))
+    assert all(sources[b] == rig8.disk_name(1 - b % 2) for b in range(rig8.blocks))
 
 
 def test_no_good_copy_of_a_block_is_rescue_and_nothing_is_written(rig8, mpremote):
@@ -68,7 +79,7 @@ def test_no_good_copy_of_a_block_is_rescue_and_nothing_is_written(rig8, mpremote
 def test_one_disk_pulled(rig8):
     flip(rig8, 1)
     report = rig8.heal(drives=[None, rig8.drives[1]])
-    assert report["repaired"] == [[1, 1, "sata1"]]
+    assert report["repaired"] == [[1, 1, rig8.disk_name(1)]]
     assert ["member-missing", "member 1/2", ""] in report["reasons"]
     assert states(report) == ["level", "missing"]
 
@@ -81,10 +92,15 @@ def test_a_new_empty_member_is_brought_level(rig8):
     with disks.Disk(rig8.drives[0]) as old, disks.Disk(new, write=True) as disk:
         header = region.joining(region.find(old).header, disk, region.TAIL, None)
         region.create(disk, header)
+    # What came through a disk alone is read, until a person says that it is this controller's.
     report = rig8.heal(drives=[rig8.drives[0], new])
-    assert states(report) == ["level", "created"] and generations(report) == [1, 1]
+    assert states(report) == ["level", "new", "missing"]
+    assert ["member-new", rig8.disk_name(1), ""] in report["reasons"]
+    adopt(rig8, [rig8.drives[0], new], report["set"])
+    report = rig8.heal(drives=[rig8.drives[0], new])
+    assert states(report) == ["level", "level"] and generations(report) == [1, 1]
     flip(rig8, 0)
-    assert rig8.heal(drives=[None, new])["repaired"] == [[0, 1, "sata1"]]
+    assert rig8.heal(drives=[None, new])["repaired"] == [[0, 1, rig8.disk_name(1)]]
 
 
 @several
@@ -103,14 +119,28 @@ def test_a_foreign_set_is_read_but_not_written(rig8, empty_rig, tmp_path_factory
     other.add_disks(1)
     other.power_on()
     before = other.hashes()[1:]
-    rig8.damage((0, b"\xff" * rig8.spec.flash_size))
+    memory_at, memory_end = rig8.memory_range
+    rest = rig8.spec.flash_size - memory_end
+    wiped = (0, b"\xff" * memory_at), (memory_end, b"\xff" * rest)
+    rig8.damage(*wiped)
     report = rig8.heal(drives=[*rig8.drives, other.drives[0]])
     assert states(report) == ["level", "level", "foreign"]
     assert other.hashes()[1:] == before
-    # With its own disks gone the controller is better off with that code than with none.
-    rig8.damage((0, b"\xff" * rig8.spec.flash_size))
+    # Its code never ran here: with the own disks gone, too, nothing comes back.
+    rig8.damage(*wiped)
     report, _ = rig8.power_on([other.drives[0]])
-    assert (report["verdict"], report["version"]) == ("RUN", "7.7")
+    assert report["verdict"] == "RESCUE"
+    assert {"set-other", "build-unknown"} <= {r[0] for r in report["reasons"]}
+    # A wiped chip remembers nothing: of several sets a person has to name one.
+    rig8.damage((0, b"\xff" * rig8.spec.flash_size))
+    report, _ = rig8.power_on([*rig8.drives, other.drives[0]])
+    assert report["verdict"] == "RESCUE" and "set-unclear" in [r[0] for r in report["reasons"]]
+    with disks.Disk(rig8.drives[0]) as disk:
+        own = region.find(disk).header.set_id.hex()
+    adopt(rig8, [*rig8.drives, other.drives[0]], own)
+    report = rig8.heal(drives=[*rig8.drives, other.drives[0]])
+    assert states(report) == ["level", "level", "foreign"] and report["set"] == own
+    assert other.hashes()[1:] == before
 
 
 def test_an_update_replaces_the_older_slot_and_keeps_the_last_good_copy(rig2):

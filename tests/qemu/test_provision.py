@@ -127,9 +127,15 @@ def test_a_blank_board_becomes_protected_and_blank_again(empty_rig, tmp_path):
         assert result["report"]["verdict"] == "RUN"
         drilled = result["drill"]["block"]
         assert [r[:2] for r in result["report"]["repaired"]] == [[drilled, 1]]
-        assert rig.flash.read_bytes() == new.good
+        assert rig.content() == new.good
         assert [rig.copies(path) for path in paths] == [{"1.0": []}] * len(paths)
         assert lifeboat("verify", "--port", port)["ok"]
+        memory = lifeboat("status", "--port", port)["memory"]
+        assert memory["set"] == result["memory"] == result["created"][0]["set_id"]
+        assert [(m["disk"], m["state"]) for m in memory["members"]] == [
+            (name, "level") for name in names
+        ]
+        assert [build["version"] for build in memory["builds"]] == ["1.0"]
 
         again = [data_hash(path) for path in [rig.flash, *paths]]
         result = lifeboat("provision", "--port", port, "--image", new.flash)
@@ -143,15 +149,21 @@ def test_a_blank_board_becomes_protected_and_blank_again(empty_rig, tmp_path):
         assert (
             lifeboat("unprovision", "--port", port, *files, want=1)["error"]["code"] == "consent"
         )
-        removed = lifeboat("unprovision", "--port", port, *files, "--yes")["removed"]
-        assert [entry["disk"] for entry in removed] == names
-        assert lifeboat("unprovision", "--port", port)["removed"] == []
+        result = lifeboat("unprovision", "--port", port, *files, "--yes")
+        assert [entry["disk"] for entry in result["removed"]] == names
+        assert len(result["forgotten"]) == len(names)
+        memory = lifeboat("status", "--port", port)["memory"]
+        assert (memory["state"], memory["set"], memory["members"]) == ("ok", None, [])
+        again = lifeboat("unprovision", "--port", port)
+        assert again["removed"] == again["forgotten"] == []
     assert [data_hash(path) for path in paths] == before
 
 
 def test_new_code_is_sent_as_far_as_it_differs_and_backed_up(rig2, tmp_path):
     new = new_code(rig2, tmp_path / "new", 2 * MB, version="2.0", app="print('app: running')\n#2")
+    memory = range(*(at // rig2.spec.block_size for at in rig2.memory_range))
     want = differing(rig2.flash, new.flash, rig2.spec.block_size)
+    want = [block for block in want if block not in memory]
     assert 1 < len(want) < rig2.blocks
     with pty_board(rig2) as (port, _):
         result = lifeboat("flash", "--port", port, "--image", new.flash, "--yes")
@@ -165,6 +177,27 @@ def test_new_code_is_sent_as_far_as_it_differs_and_backed_up(rig2, tmp_path):
         versions = [sorted(c["version"] for c in m["copies"]) for m in status["members"]]
         assert versions == [["1.0", "2.0"]] * rig2.most_disks
     rig2.good = new.good
+    app_runs(rig2)
+
+
+def test_the_disks_of_another_controller_are_adopted(rig2):
+    """Told by status, only read until a person says so, written from then on."""
+    assert rig2.heal()["set"]
+    own = [str(path) for path in rig2.drives]
+    rig2.drives = []
+    rig2.add_disks()
+    before = [data_hash(path) for path in rig2.drives]
+    with pty_board(rig2) as (port, _):
+        status = lifeboat("status", "--port", port)
+        (found,) = status["sets"]
+        assert not found["own"] and found["next"].endswith(f"lifeboat adopt {found['set'][:8]}")
+        assert [m["state"] for m in status["memory"]["members"]] == ["missing"] * len(own)
+        assert lifeboat("adopt", "--port", port, "--dry-run")["adopted"] == found["set"]
+        assert lifeboat("adopt", "--port", port, want=1)["error"]["code"] == "consent"
+        assert [data_hash(path) for path in rig2.drives] == before
+        result = lifeboat("adopt", "--port", port, found["set"][:8], "--yes")
+        assert result["report"]["verdict"] == "RUN" and result["memory"]["set"] == found["set"]
+        assert {m["state"] for m in result["report"]["members"]} == {"created"}
     app_runs(rig2)
 
 
@@ -234,7 +267,7 @@ def test_damage_is_found_and_mended_on_request(rig2):
         assert [r[:2] for r in repaired] == [[2, 1]]
         assert lifeboat("verify", "--port", port, want=3)["code"]["bad"] == []
         assert lifeboat("backup", "--port", port)["done"] is False
-    assert rig2.flash.read_bytes() == rig2.good
+    assert rig2.content() == rig2.good
 
 
 def test_a_disk_behind_the_board_is_the_disk(rig2):
@@ -333,7 +366,7 @@ def test_mpremote_has_commands_of_lifeboat(rig2, config):
             return done.stdout
 
         out = {name: mpremote(name) for name in names}
-    want = {"status", "verify", "log", "recover", "disks"}
+    want = {"status", "verify", "log", "recover", "disks", "sets"}
     assert set(out) == {f"lifeboat-{name}" for name in want}
     assert "[lifeboat] RUN: " in out["lifeboat-status"]
     assert re.search(r"code 1\.0 .*: 0 damaged", out["lifeboat-verify"])
@@ -341,3 +374,5 @@ def test_mpremote_has_commands_of_lifeboat(rig2, config):
     assert rig2.disk_name(0) in out["lifeboat-disks"]
     assert '"verdict": "RUN"' in out["lifeboat-recover"]
     assert "created" in out["lifeboat-log"]
+    assert re.search(r"memory: ok - own set: [0-9a-f]{32}\s", out["lifeboat-sets"])
+    assert f"{rig2.disk_name(0)} - set " in out["lifeboat-sets"]

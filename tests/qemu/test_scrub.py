@@ -50,13 +50,14 @@ print(times[len(times) // 2], times[-1])
 FINDING = """
 def mended():
     told = lifeboat.report().data.get("operation", ())
-    return told and told[-1][0] == "mended" and not scrubber._news
+    return told and told[-1][0] == "mended" and not scrubber._patrol.findings.news
 
 for _ in range(30):
     scrubber.step(5)
 lifeboat.report().data.pop("operation", None)
-member = scrubber._members[0]
-at = member.region.block_at(member.newest_slot, 1, board.BLOCK_SIZE)
+member = scrubber._patrol._members[0]
+(copy,) = [copy for copy in member.copies if copy.commit]
+at = member.region.block_at(copy.slot, 1, board.BLOCK_SIZE)
 buf = bytearray(4096)
 member.region.read(at, buf)
 buf[5] ^= 1
@@ -75,7 +76,7 @@ print(times[len(times) // 2], times[-1])
 # turn of it takes at most, without the time that the disk needs.
 BUSY = """
 import os, vfs
-from lifeboat.region import user_area
+from lifeboat.userarea import user_area
 area = user_area(board.disks()[0])
 vfs.VfsFat.mkfs(area)
 vfs.mount(vfs.VfsFat(area), "/user")

@@ -2,9 +2,13 @@
 
 import shutil
 
+import crcmod.predefined
 import pytest
 
+from cpython_floor import ROOT
 from qemu.rig import MB, Rig
+
+CRC16 = crcmod.predefined.mkCrcFun("xmodem")
 
 pytestmark = pytest.mark.parametrize("spec", ["qemu_sifive_u"], indirect=True)
 
@@ -138,3 +142,74 @@ print(time.ticks_diff(time.ticks_cpu(), began))
 """
     (count,) = run(code, icount="shift=0,sleep=off")
     assert int(count) / 65536 < 6
+
+
+def test_transact_does_what_the_steps_do(made, run):
+    """Heads and answers that fit into the FIFO together, just fit, and do not; and pages."""
+    code = """
+def steps(head, out, into):
+    cs(0)
+    spi.write(head)
+    if out:
+        spi.write(out)
+    elif into:
+        spi.readinto(into)
+    cs(1)
+
+for work in steps, lambda *args: spi.transact(cs, *args):
+    for n in 0, 1, 2, 3, 4, 7, 8, 9, 64, 65:
+        for start in range(3):
+            buf = bytearray(b"\\xee" * 80)
+            work(b"\\x13\\x00\\x00\\x03\\xe8", b"", memoryview(buf)[start : start + n])
+            print(buf.hex())
+    for n in 1, 7, 8, 200:
+        work(b"\\x06", b"", b"")
+        work(b"\\x12\\x01\\x80\\x00\\x00", memoryview(bytes(range(255, 55, -1)))[:n], b"")
+        status = bytearray(b"\\x01")
+        while status[0] & 1:
+            work(b"\\x05", b"", status)
+    back = bytearray(210)
+    work(b"\\x13\\x01\\x80\\x00\\x00", b"", back)
+    print(back.hex(), cs())
+    work(b"\\x06", b"", b"")
+    work(b"\\x21\\x01\\x80\\x00\\x00", b"", b"")
+    status = bytearray(b"\\x01")
+    while status[0] & 1:
+        work(b"\\x05", b"", status)
+"""
+    got = run(code)
+    half = len(got) // 2
+    assert got[:half] == got[half:] and half == 32
+    for i, (n, start) in enumerate(
+        (n, s) for n in (0, 1, 2, 3, 4, 7, 8, 9, 64, 65) for s in range(3)
+    ):
+        want = bytearray(b"\xee" * 80)
+        want[start : start + n] = made.good[1000 : 1000 + n]
+        assert got[i] == want.hex(), (n, start)
+    assert got[30] == bytes(range(255, 55, -1)).hex() + "ff" * 10
+
+
+def test_the_crcs_of_packets_are_those_of_plain_python(run):
+    """Whatever the alignment of the buffer."""
+    plain = (ROOT / "firmware/lifeboat/drivers/sdspi_plain.py").read_text()
+    code = f"""
+from lifeboat.drivers.sdspi_rv32 import sums
+names = {{}}
+exec({plain!r}, names)
+room = bytearray(i * 167 >> 3 & 255 for i in range(3 * 512 + 16))
+for start in range(9):
+    for n in range(4):
+        for call in sums, names["sums"]:
+            out = bytearray(8)
+            call(memoryview(room)[start : start + n * 512], 512, out)
+            print(out.hex())
+"""
+    got = run(code)
+    room = bytes(i * 167 >> 3 & 255 for i in range(3 * 512 + 16))
+    want = []
+    for start in range(9):
+        for n in range(4):
+            packets = [room[start + i * 512 :][:512] for i in range(n)]
+            out = b"".join(CRC16(packet).to_bytes(2, "big") for packet in packets)
+            want += [out.ljust(8, b"\0").hex()] * 2
+    assert got == want

@@ -8,6 +8,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("LIFEBOAT_CACHE", TESTS.parent / ".lifeboat"))
+PATHS = (TESTS, TESTS.parent / "firmware", TESTS.parent / "host_tools")
 BINARY = CACHE / "unix" / "micropython"
 
 
@@ -18,7 +19,7 @@ def run(script, *args, timeout=300):
     command = [str(BINARY), "-X", "heapsize=64M", str(TESTS / "unix" / "device" / script), *args]
     done = subprocess.run(
         command,
-        env=dict(os.environ, MICROPYPATH="%s:%s" % (TESTS, TESTS.parent / "firmware")),
+        env=dict(os.environ, MICROPYPATH=":".join(map(str, PATHS))),
         cwd=TESTS,
         capture_output=True,
         text=True,

@@ -14,7 +14,7 @@ def of(lines, kind):
 def test_backup_repair_restore_and_failing_disks_in_several_geometries():
     lines = run("flow.py")
     assert len(of(lines, "flow")) == 5
-    for what in ("partition ok", "exceptions ok", "soft reset ok"):
+    for what in ("partition ok", "memory ok", "exceptions ok", "soft reset ok"):
         assert what in lines
 
 

@@ -12,8 +12,8 @@ from cpython_floor import Clock
 from fakes import ahci as model
 from fakes.ahci import BSY, DF, DRDY, DRQ, ERR, UNC, Disk, Outcome
 from fakes.rng import Rng
-from lifeboat import kernels
-from lifeboat.drivers import ahci
+from lifeboat import mmio
+from lifeboat.drivers import ahci, ahci_plain
 from lifeboat.drivers.ahci import AHCI
 
 US_PER_ACCESS = 50
@@ -25,7 +25,7 @@ HANG = Outcome(ms=None)
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock(machine.mem32, US_PER_ACCESS)
-    clock.rule(monkeypatch, ahci, kernels)
+    clock.rule(monkeypatch, ahci, mmio)
     return clock
 
 
@@ -176,6 +176,160 @@ def test_what_turns_out_to_be_no_disk_is_refused(pci):
     assert port.commands == []
 
 
+def named(error, words, call, *args):
+    """The call fails with this errno, and says why in words."""
+    with pytest.raises(OSError) as caught:
+        call(*args)
+    assert caught.value.args[0] == error and words in caught.value.args[1]
+
+
+OTHERS = [
+    (model.ATAPI, "ATAPI device"),
+    (model.MULTIPLIER, "SATA port multiplier"),
+    (model.BRIDGE, "no SATA disk"),
+]
+
+
+@pytest.mark.parametrize("signature, words", OTHERS, ids=lambda v: v if type(v) is str else "")
+def test_what_is_no_disk_is_named(pci, signature, words):
+    port = pci.controller().connect(0, Disk(signature=signature))
+    driver = AHCI()
+    driver.start()
+    (device,) = driver.disks()
+    named(errno.ENODEV, words, device.ioctl, 1, 0)
+    assert port.commands == []
+
+
+def test_a_port_whose_disk_is_gone_is_named(ready):
+    device, port = ready()
+    port.pull()
+    named(errno.ENODEV, "no SATA link", device.ioctl, 1, 0)
+
+
+def test_a_disk_that_stays_busy_after_comreset_is_named(ready):
+    device, port = ready()
+    port.disk.spin_up_ms = 1e9
+    port.plan = [HANG]
+    refuses(errno.ETIMEDOUT, device.readblocks, 0, bytearray(512))
+    resets = port.resets
+    named(errno.ETIMEDOUT, "disk busy after reset", device.ioctl, 1, 0)
+    assert port.resets == resets + 1
+
+
+def test_a_command_that_fails_says_what_the_disk_said(ready):
+    device, port = ready()
+    port.plan = [Outcome(status=DRDY | ERR, error=UNC)]
+    named(errno.EIO, "ATA status 41, error 40", device.readblocks, 0, bytearray(512))
+    works(device)
+
+
+# ATA8-ACS 4.18: power-up in standby.
+
+
+def standby(word, **more):
+    disk = Disk()
+    disk.standby = word
+    vars(disk).update(more)
+    return disk
+
+
+@pytest.mark.parametrize("word", [0x37C8, 0x738C, 0x8C73], ids=hex)
+def test_a_disk_in_standby_since_power_up_is_woken(connect, word):
+    device, port = connect(standby(word))
+    device.ioctl(1, 0)
+    assert [c.code for c in port.commands] == [0xEC, 0xEF, 0xEC]
+    assert device.model == "Model of a disk"
+    works(device)
+
+
+def test_a_disk_that_spins_gets_no_command_to(connect):
+    device, port = connect()
+    device.ioctl(1, 0)
+    assert [c.code for c in port.commands] == [0xEC]
+
+
+def test_waking_a_disk_takes_as_long_as_spinning_up(connect, clock):
+    device, port = connect(standby(0x37C8))
+    port.plan = [Outcome(), Outcome(ms=9000)]
+    device.ioctl(1, 0)
+    works(device)
+
+
+@pytest.mark.parametrize(
+    "plan, error",
+    [([], errno.EIO), ([Outcome(), HANG], errno.ETIMEDOUT)],
+    ids=["aborts", "hangs"],
+)
+def test_a_disk_that_does_not_wake_is_named(connect, plan, error):
+    device, port = connect(standby(0x37C8, deaf=True))
+    port.plan = plan
+    named(error, "standby", device.ioctl, 1, 0)
+    assert port.read(0x18) & 0xC011 == 0, "the port is stopped"
+
+
+def test_a_disk_that_says_it_woke_and_did_not_is_named(connect):
+    device, port = connect(standby(0x37C8))
+    port.disk.execute, execute = (
+        lambda c, m: (DRDY, 0, 0) if c.code == 0xEF else execute(c, m),
+        port.disk.execute,
+    )
+    named(errno.EOPNOTSUPP, "standby", device.ioctl, 1, 0)
+
+
+# ATA8-ACS 4.20: security.
+
+
+def test_a_disk_that_is_locked_is_named(connect):
+    device, port = connect(standby(0, locked=True))
+    named(errno.EOPNOTSUPP, "ATA security locked", device.ioctl, 1, 0)
+    assert [c.code for c in port.commands] == [0xEC]
+    port.disk.locked = False
+    device.ioctl(1, 0)
+    works(device)
+
+
+@pytest.mark.parametrize("word", [0, 0x0021, 0x0029, 0x0023, 0xFFFF], ids=hex)
+def test_security_that_is_not_locked_does_not_matter(connect, word):
+    disk = Disk()
+    disk.checksum, disk.words = False, {128: word}
+    device, _ = connect(disk)
+    device.ioctl(1, 0)
+    works(device)
+
+
+# AHCI 1.3.1, 10.1.1: staggered spin-up.
+
+
+def test_disks_spin_up_at_once(pci):
+    ports = pci.controller().ports
+    for port in ports:
+        port.disk = Disk()
+    AHCI().start()
+    assert max(p.spun_up_at for p in ports) - min(p.spun_up_at for p in ports) < 20000
+
+
+def test_disks_spin_up_one_after_another(pci):
+    ports = pci.controller().ports
+    for n in (0, 2, 3, 5):
+        ports[n].disk = Disk()
+    driver = AHCI(stagger=700)
+    driver.start()
+    assert [p.spun_up_at for p in ports] == [None] * 6
+    devices = driver.disks()
+    assert [d.name for d in devices] == ["sata0", "sata2", "sata3", "sata5"]
+    at = [ports[n].spun_up_at for n in (0, 2, 3, 5)]
+    assert all(b - a >= 700000 for a, b in zip(at, at[1:]))
+    for device in devices:
+        device.ioctl(1, 0)
+        works(device)
+    # They spin: nothing is waited for any more.
+    began = pci.clock.ticks_ms()
+    assert driver.disks() == devices
+    again = AHCI(stagger=700)
+    again.start()
+    assert len(again.disks()) == 4 and pci.clock.ticks_ms() - began < 700
+
+
 @pytest.mark.parametrize("det, limit", [(0, 100), (1, 1200), (4, 100)])
 def test_the_wait_for_a_link_is_bounded(pci, clock, det, limit):
     pci.controller().connect(0, Disk()).det = det
@@ -231,6 +385,229 @@ def test_a_port_in_use_is_reset_first(connect, hung):
     device.ioctl(1, 0)
     assert port.resets == resets + 1
     works(device)
+
+
+# Objects of before.
+
+
+def again(hba):
+    hba.start()
+    return hba.disks()[0]
+
+
+def another(hba):
+    return again(AHCI())
+
+
+def gone(device):
+    """Every command of a disk object fails, and no register is touched."""
+    accesses = machine.mem32.accesses
+    for call in calls(device):
+        refuses(errno.ENODEV, *call)
+    for op in range(1, 6):
+        refuses(errno.ENODEV, device.ioctl, op, 0)
+    refuses(errno.ENODEV, device.power_cycles)
+    assert machine.mem32.accesses == accesses
+
+
+@pytest.fixture
+def two(pci):
+    """A controller with one disk: its driver, the disk's object, the port."""
+    port = pci.controller().connect(0, Disk())
+    hba = AHCI()
+    hba.start()
+    (device,) = hba.disks()
+    device.ioctl(1, 0)
+    return hba, device, port
+
+
+@pytest.mark.parametrize("restart", [again, another])
+@pytest.mark.parametrize("used", [False, True], ids=["never initialised", "in use"])
+def test_a_disk_object_of_before_the_start_is_gone_for_good(two, restart, used):
+    hba, old, port = two
+    if not used:
+        hba.start()
+        (old,) = hba.disks()
+    new = restart(hba)
+    assert new is not old
+    gone(old)
+    new.ioctl(1, 0)
+    works(new)
+    port.commands.clear()
+    gone(old)
+    assert port.commands == []
+    works(new)
+
+
+def test_an_object_without_a_port_finds_no_disks_and_leaves_the_port_running(two):
+    hba, _, _ = two
+    new = another(hba)
+    new.ioctl(1, 0)
+    assert hba.disks() == []
+    hba.deinit()
+    works(new)
+
+
+def test_a_disk_that_hung_before_the_start_is_gone_too(two):
+    hba, old, port = two
+    port.plan = [HANG]
+    refuses(errno.ETIMEDOUT, old.readblocks, 0, bytearray(512))
+    new = again(hba)
+    gone(old)
+    new.ioctl(1, 0)
+    works(new)
+
+
+def test_deinit_stops_the_ports_for_good(two):
+    hba, device, port = two
+    hba.deinit()
+    assert port.read(0x18) & 0xC011 == 0, "ST, FRE, FR and CR"
+    assert hba.disks() == []
+    gone(device)
+    new = again(hba)
+    new.ioctl(1, 0)
+    works(new)
+
+
+@pytest.fixture
+def interrupted(monkeypatch, two):
+    """interrupted(step, use, call, *args) -> (errno of the call or 0, the new disk object).
+
+    After the driver has waited, looked at the clock or ordered its accesses `step` times, the
+    controllers are started anew, as a callback may do between any two jumps. use: it then writes
+    sector 7. The new object is None when the call ended before.
+    """
+    hba, _, _ = two
+
+    def interrupted(step, use, call, *args):
+        new = None
+
+        def then(function):
+            def called(*args):
+                nonlocal step, new
+                result = function(*args)
+                step -= 1
+                if step == -1:
+                    new = again(hba)
+                    if use:
+                        new.ioctl(1, 0)
+                        new.writeblocks(7, bytearray(b"\x77" * 512))
+                return result
+
+            return called
+
+        with monkeypatch.context() as patched:
+            for name in ("poll32", "wait32", "sleep_ms", "ticks_diff"):
+                patched.setattr(ahci, name, then(getattr(ahci, name)))
+            patched.setattr(ahci_plain, "fence", then(ahci_plain.fence))
+            try:
+                call(*args)
+            except OSError as error:
+                return error.args[0], new
+            return 0, new
+
+    return interrupted
+
+
+@pytest.mark.parametrize("use", [False, True], ids=["starts", "starts and writes"])
+@pytest.mark.parametrize("which", range(4), ids=["read", "write", "part", "flush"])
+def test_a_command_that_a_start_interrupts_fails(two, interrupted, which, use):
+    """Wherever it was; and what it had not written by then is not written afterwards."""
+    _, old, port = two
+    for step in range(100):
+        port.disk.sectors.clear()
+        port.plan = [Outcome(ms=100)]  # longer than the first polls
+        call, *args = calls(old)[which]
+        failed, new = interrupted(step, use, call, *args)
+        if new is None:
+            assert step > 5 and not failed
+            return
+        assert failed == errno.ENODEV, step
+        gone(old)
+        if use:
+            assert port.disk.sectors[7] == b"\x77" * 512
+        commands = len(port.commands)
+        new.ioctl(1, 0)
+        if not use:
+            assert [c.code for c in port.commands[commands:]] == [Disk.IDENTIFY]
+        works(new, 200)
+        old = new
+    raise AssertionError("never without a start")
+
+
+@pytest.mark.parametrize("use", [False, True], ids=["starts", "starts and writes"])
+def test_an_init_that_a_start_interrupts_fails(two, interrupted, use):
+    _, old, port = two
+    for step in range(200):
+        old.ioctl(2, 0)
+        failed, new = interrupted(step, use, old.ioctl, 1, 0)
+        if new is None:
+            assert step > 5 and not failed
+            return
+        assert failed == errno.ENODEV, step
+        gone(old)
+        if use:
+            works(new)  # still in use
+        new.ioctl(1, 0)
+        works(new)
+        old = new
+    raise AssertionError("never without a start")
+
+
+# Memory for DMA.
+
+ROOM = 7168  # bytes a port
+
+
+@pytest.fixture
+def room(pci):
+    """room(ports) -> memory for so many, full of noise, and the addresses of its bytes."""
+    uctypes.memory.align = 1024
+
+    def room(ports):
+        memory = memoryview(bytearray(Rng("room").bytes(ports * ROOM))).cast("I")
+        start = uctypes.addressof(memory)
+        return memory, range(start, start + ports * ROOM)
+
+    yield room
+    uctypes.memory.align = 16
+
+
+@pytest.mark.parametrize("size", [512, 4096])
+def test_all_memory_of_the_driver_is_where_it_was_told(pci, room, size):
+    hba = pci.controller()
+    ports = {n: hba.connect(n, Disk(size=size)) for n in (0, 5)}
+    for port in ports.values():
+        port.disk.power_cycles = 9
+    memory, places = room(6)
+    driver = AHCI(memory=memory)
+    for _ in range(3):
+        driver.start()
+        for device, n in zip(driver.disks(), ports):
+            device.ioctl(1, 0)
+            works(device)
+            assert device.power_cycles() == 9
+            own = places[n * ROOM : (n + 1) * ROOM]
+            assert ports[n]._list in own and ports[n]._fis in own
+            ports[n].commands.clear()
+            device.readblocks(3, bytearray(5), 1)
+            device.writeblocks(3, bytearray(5), 1)
+            pieces = [piece for c in ports[n].commands for piece in c.pieces]
+            assert len(pieces) == 3
+            for at, length in pieces:
+                assert at in own and at + length - 1 in own
+
+
+def test_ports_beyond_the_memory_use_the_heap(pci, room):
+    hba = pci.controller()
+    ports = [hba.connect(n, Disk()) for n in range(3)]
+    memory, places = room(2)
+    driver = AHCI(memory=memory[: 2 * ROOM // 4 - 1])
+    driver.start()
+    for device in driver.disks():
+        device.ioctl(1, 0)
+        works(device)
+    assert [p._list in places for p in ports] == [True, False, False]
 
 
 def interrupt(device, port, outcome, buf):

@@ -7,9 +7,9 @@ import pytest
 from conformance.flash import flash_checks
 
 from cpython_floor import Clock
-from fakes.cfi import ERASE_FAILED, LOCKED, NO_VPP, PROGRAM_FAILED, READY, Pair, Query
+from fakes.cfi import ERASE_FAILED, LOCKED, NO_VPP, PROGRAM_FAILED, READY, Chip, Pair, Query
 from fakes.rng import Rng
-from lifeboat import kernels
+from lifeboat import mmio
 from lifeboat.drivers.cfi import CFIFlash
 
 BASE = 0x22000000
@@ -21,7 +21,7 @@ US_PER_ACCESS = 20
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock(machine.mem32, US_PER_ACCESS)
-    clock.rule(monkeypatch, kernels)
+    clock.rule(monkeypatch, mmio)
     return clock
 
 
@@ -109,6 +109,64 @@ def test_chips_that_it_can_not_handle_are_refused(chips, query):
     assert "cfi: " in caught.value.args[1]
 
 
+@pytest.mark.parametrize(
+    "error, words, query",
+    [
+        (errno.EOPNOTSUPP, "erase regions differ, top boot", {"regions": ((7, 2048), (4, 512))}),
+        (
+            errno.EOPNOTSUPP,
+            "erase regions differ, bottom boot",
+            {"regions": ((4, 512), (7, 2048))},
+        ),
+        (
+            errno.EOPNOTSUPP,
+            "erase regions differ, bottom boot",
+            {"regions": ((4, 512), (6, 2048), (4, 512))},
+        ),
+        (errno.EOPNOTSUPP, "x8 chips", {"width": 0}),
+        (errno.EOPNOTSUPP, "command set 2", {"command_set": 2}),
+        (errno.ENODEV, "no chips", {"signature": b"\0\0\0"}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("content", [0xFF, 0x00])
+def test_why_chips_are_refused_is_named(clock, error, words, query, content):
+    machine.mem32.clear()
+    pair = Pair(machine.mem32, clock, BASE, Query(**query))
+    for chip in pair.chips:
+        chip.cells = [content * 0x101] * len(chip.cells)
+    with pytest.raises(OSError) as caught:
+        CFIFlash(BASE)
+    assert caught.value.args == (error, "cfi: " + words)
+    assert all(chip.idle for chip in pair.chips)
+    machine.mem32.clear()
+
+
+def test_chips_that_may_be_x8_are_x16_here(chips):
+    flash, pair = chips(width=2)
+    works(flash, pair)
+
+
+@pytest.mark.parametrize(
+    "bit, words", [(LOCKED, "cfi: block locked"), (NO_VPP, "cfi: no programming voltage")]
+)
+def test_why_nothing_can_be_written_is_named(chips, bit, words):
+    flash, pair = chips()
+    pair.chips[1].fail = bit | ERASE_FAILED
+    with pytest.raises(OSError) as caught:
+        flash.ioctl(6, 1)
+    assert caught.value.args == (30, words)
+
+
+def test_the_fake_erases_just_a_block_of_a_region(clock):
+    chip = Chip(Query(regions=((2, 2048), (4, 512))), clock)
+    chip.cells = [0] * len(chip.cells)
+    chip.write(2048 + 256, 0x20)
+    chip.write(2048 + 256, 0xD0)
+    blank = [i for i, cell in enumerate(chip.cells) if cell]
+    assert blank == list(range(2048 + 256, 2048 + 512))
+
+
 def test_a_refused_chip_is_left_readable(clock):
     machine.mem32.clear()
     pair = Pair(machine.mem32, clock, BASE, Query(command_set=2))
@@ -131,11 +189,20 @@ def test_one_chip_on_half_of_the_bus_is_none(clock):
     pair.chips[1]._query = bytes(128)
     with pytest.raises(OSError) as caught:
         CFIFlash(BASE)
-    assert caught.value.args[0] == errno.ENODEV and at_rest(pair)
+    assert caught.value.args == (errno.ENODEV, "cfi: chip on half of the bus") and at_rest(pair)
     machine.mem32.clear()
 
 
 # Programs and erases.
+
+
+def test_a_byte_can_be_programmed_by_itself_and_again(chips):
+    flash, _ = chips()
+    assert flash.program_size == 1
+    flash.ioctl(6, 1)
+    flash.writeblocks(1, b"\xf0", 7)
+    flash.writeblocks(1, b"\x30", 7)
+    assert bytes(flash.view(SIZE + 6, 3)) == b"\xff\x30\xff"
 
 
 def test_blank_buffers_are_skipped(chips):

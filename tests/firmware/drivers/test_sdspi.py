@@ -14,9 +14,9 @@ import pytest
 from conformance.disk import disk_checks
 
 from fakes.rng import Rng
-from fakes.sdcard import Bus, Card, Clock, crc7, crc16
 from lifeboat.drivers import sdspi
 from lifeboat.drivers.sdspi import SDCard
+from lifeboat_host.pico.sdcard import Bus, Card, Clock, crc7, crc16
 
 SECTORS = {"sdsc1": 1 << 16, "sdsc": 1 << 22, "sdhc": 1 << 17, "sdxc": 1 << 28}
 ONE = Rng("sd").bytes(512)
@@ -66,6 +66,13 @@ def fails(call, *args):
         call(*args)
     assert type(e.value.args[0]) is int
     return e.value.args[0]
+
+
+def named(call, *args):
+    """errno of the OSError that the call raises, and what it says in words."""
+    with pytest.raises(OSError) as e:
+        call(*args)
+    return e.value.args
 
 
 def read(sd, lba, n=1):
@@ -165,6 +172,36 @@ def test_identification_is_slow_then_the_callers_speed_holds(bus):
     assert 100000 <= speeds[0] <= 400000 and speeds[1:] == [20000000]
 
 
+# The RP2040's SPI: an even prescaler and a divider up to 256, and never more than asked for. An
+# STM32's: a power of two, here the one above.
+def rp2(source, asked):
+    prescale = next(p for p in range(2, 256, 2) if source < p * 256 * asked)
+    return source // (prescale * -(-source // (prescale * asked)))
+
+
+def next_power_of_two(source, asked):
+    divider = 2
+    while source // (2 * divider) >= asked:
+        divider *= 2
+    return source // divider
+
+
+@pytest.mark.parametrize("source", [12000000, 48000000, 80000000, 125000000, 150000000])
+@pytest.mark.parametrize("rule", [rp2, next_power_of_two])
+def test_until_the_card_is_ready_the_bus_is_slow_whatever_a_port_makes_of_it(
+    card, bus, source, rule
+):
+    plain, speeds = bus.init, []
+
+    def init(baudrate, **settings):
+        speeds.append(rule(source, baudrate))
+        plain(baudrate=speeds[-1], **settings)
+
+    bus.init = init
+    SDCard(bus, bus.cs, 4000000)
+    assert 100000 <= speeds[0] <= 400000 < speeds[1] and card.complaints == []
+
+
 def test_the_speed_comes_back_when_there_is_no_card(clock):
     bus = Bus(None, clock)
     assert fails(SDCard, bus, bus.cs, 5000000) == errno.ENODEV
@@ -226,10 +263,104 @@ def test_a_card_that_does_not_like_the_voltage_is_refused(insert):
     assert fails(SDCard, bus, bus.cs) == errno.ENODEV
 
 
-def test_a_card_that_can_not_check_crcs_is_refused(insert):
+@pytest.mark.parametrize("kind", ["sdsc1", "sdhc"])
+def test_a_card_that_knows_no_crc_mode_is_used_and_told(insert, kind):
+    bus = insert(kind)
+    bus.card.no_crc = True
+    sd = SDCard(bus, bus.cs)
+    assert sd.note == "no CRC (CMD59)"
+    assert len(list(disk_checks(sd, 1000, 64, 1 << 20))) == 10
+    # Another card in its place: what is told is of the card that is there.
+    bus.card.power_up()
+    bus.card.no_crc = False
+    sd.ioctl(1, 0)
+    assert sd.note == "" and bus.card.crc_on
+
+
+@pytest.mark.parametrize("r1", [0x09, 0x41])
+def test_a_card_that_fails_to_turn_crcs_on_is_refused(insert, r1):
     bus = insert()
-    bus.card.reject = {59: 0x05}
-    assert fails(SDCard, bus, bus.cs) == errno.EIO
+    bus.card.reject = {59: r1}
+    assert named(SDCard, bus, bus.cs) == (errno.EIO, "CMD59: %02x" % r1)
+
+
+def test_a_card_that_checks_crcs_has_nothing_to_note(sd):
+    assert sd.note == ""
+
+
+@pytest.mark.parametrize("kind", ["sdsc1", "sdhc"])
+def test_a_card_may_hold_its_line_low_until_cmd0(insert, clock, kind):
+    bus = insert(kind)
+    bus.card.low = True
+    sd = SDCard(bus, bus.cs)
+    sd.writeblocks(7, FOUR)
+    assert read(sd, 7, 4) == FOUR
+    assert clock.ticks_ms() < 2500
+
+
+@pytest.mark.parametrize("deaf, found", [(4, True), (9, True), (10, False)])
+def test_a_card_may_hear_cmd0_late(insert, clock, deaf, found):
+    bus = insert()
+    bus.card.deaf = deaf
+    if found:
+        assert SDCard(bus, bus.cs).sectors == SECTORS["sdhc"]
+    else:
+        assert named(SDCard, bus, bus.cs) == (errno.ENODEV, "no card (CMD0)")
+    assert clock.ticks_ms() < 200
+
+
+def test_a_card_that_is_low_and_deaf_is_found_too(insert):
+    bus = insert()
+    bus.card.low, bus.card.deaf = True, 9
+    assert SDCard(bus, bus.cs).sectors
+
+
+def test_a_card_of_version_1_may_say_nothing_to_cmd8(insert):
+    bus = insert("sdsc1")
+    bus.card.mute = {8}
+    sd = SDCard(bus, bus.cs)
+    assert (sd.sectors, sd.cdv) == (SECTORS["sdsc1"], 512)
+
+
+def test_a_card_that_writes_still_is_not_reset_meanwhile(card, sd):
+    """As after a reset of the board. What the card may not be told is found at the end."""
+    card.write_ms = 900
+    with pytest.raises(KeyboardInterrupt):
+        sd._answer = interrupt(sd)
+        sd.writeblocks(5, ONE)
+    again = SDCard(sd.spi, sd.cs)
+    assert read(again, 5) == ONE
+
+
+def interrupt(sd):
+    """The response to a block comes, and the host is reset."""
+    answer = sd._answer
+
+    def interrupted(most):
+        got = answer(most)
+        if most == 0xFE:
+            raise KeyboardInterrupt
+        return got
+
+    return interrupted
+
+
+def test_why_a_card_can_not_be_used_is_named(insert, clock):
+    assert named(SDCard, (bus := Bus(None, clock)), bus.cs)[1] == "no card (CMD0)"
+    assert named(SDCard, (bus := Bus(None, clock, 0)), bus.cs)[1] == "data line stays low"
+    bus = insert("mmc")
+    assert named(SDCard, bus, bus.cs) == (errno.ENODEV, "no SD card, or an MMC (ACMD41)")
+    bus = insert("sduc")
+    assert named(SDCard, bus, bus.cs) == (errno.ENODEV, "CSD version 2")
+    bus = insert()
+    bus.card.check_voltage = False
+    assert named(SDCard, bus, bus.cs) == (errno.ENODEV, "voltage refused (CMD8)")
+    bus = insert()
+    bus.card.init_ms = 1 << 40
+    assert named(SDCard, bus, bus.cs) == (errno.ETIMEDOUT, "not ready (ACMD41)")
+    bus = insert()
+    bus.card.mute = {9}
+    assert named(SDCard, bus, bus.cs) == (errno.ETIMEDOUT, "CMD9: ff")
 
 
 @pytest.mark.parametrize("command", [8, 59, 58, 9])
@@ -516,10 +647,10 @@ def test_after_ioctl_2_the_card_is_out_of_use(sd):
 def test_ctrl_c_in_a_transfer_leaves_a_card_that_comes_back(bus, card, sd, monkeypatch):
     sd.writeblocks(0, FOUR)
 
-    def interrupt(buf):
+    def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sdspi, "crc16", interrupt)
+    monkeypatch.setattr(sdspi, "sums", interrupt)
     with pytest.raises(KeyboardInterrupt):
         read(sd, 0, 4)
     monkeypatch.undo()

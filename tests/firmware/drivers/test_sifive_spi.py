@@ -110,8 +110,10 @@ def test_write_readinto_wants_equal_lengths(controller, selected):
         lambda spi: spi.read(20),
         lambda spi: spi.write(bytes(20)),
         lambda spi: spi.write_readinto(bytes(20), bytearray(20)),
+        lambda spi: spi.packets(bytearray(24), 24, 0xFF & Recorder.answer(0), bytearray(3)),
+        lambda spi: spi.put(b"", bytes(20), b""),
     ],
-    ids=["read", "write", "write_readinto"],
+    ids=["read", "write", "write_readinto", "packets", "put"],
 )
 def test_a_controller_that_stops_clocking_is_a_timeout(
     controller, selected, monkeypatch, transfer, works
@@ -199,3 +201,58 @@ def test_chip_select_is_shaped_like_a_pin(controller):
     cs.value(1)
     cs.init(cs.OUT)
     assert cs() == 1 and controller.regs[model.CSMODE] == model.AUTO
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_a_whole_transaction_is_one_frame(controller, spi, cs, n):
+    buf = bytearray(n)
+    spi.transact(cs, b"\x9f\x00", b"", buf)
+    spi.transact(cs, b"\x02", bytes(range(n % 256)), b"")
+    assert controller.device.frames == [[0x9F, 0] + [0] * n, [2, *range(n % 256)]]
+    assert buf == answers(n, 2) and cs() == 1
+    assert controller.regs[model.CSMODE] == model.AUTO
+
+
+class Sends:
+    """A device that answers with these bytes, then with 0xFF."""
+
+    def __init__(self, data):
+        self.data = list(data)
+        self.got = []
+
+    def select(self):
+        pass
+
+    release = select
+
+    def exchange(self, byte):
+        self.got.append(byte)
+        return self.data.pop(0) if self.data else 0xFF
+
+
+@pytest.mark.parametrize("idle", [0, 1, 15])
+def test_packets_come_after_their_tokens(controller, selected, idle):
+    one, two = bytes(range(16)), bytes(range(100, 116))
+    before = b"\xff" * idle + b"\xfe"
+    controller.device = Sends(before + one + b"AB" + before + two + b"CD")
+    buf, sums = bytearray(32), bytearray(5)
+    assert selected.packets(buf, 16, 0xFE, sums) == 2
+    assert buf == one + two and sums == b"ABCD\0"
+    assert set(controller.device.got) == {0xFF}
+
+
+@pytest.mark.parametrize("other", [0x08, 0xFF])
+def test_packets_end_with_another_byte(controller, selected, other):
+    controller.device = Sends(b"\xfe" + bytes(16) + b"AB" + bytes([other]) * 16)
+    sums = bytearray(5)
+    assert selected.packets(bytearray(32), 16, 0xFE, sums) == 1
+    assert sums[:3] == b"AB" + bytes([other])
+
+
+@pytest.mark.parametrize("later", [0, 3, 15, 16])
+def test_put_returns_the_answer(controller, selected, later):
+    data = bytes(range(100))
+    controller.device = Sends(b"\x77" * 104 + b"\xff" * later + b"\xe5")
+    assert selected.put(b"\xff\xfe", data, b"AB") == (0xE5 if later < 16 else 0xFF)
+    assert bytes(controller.device.got[:104]) == b"\xff\xfe" + data + b"AB"
+    assert set(controller.device.got[104:]) == {0xFF}

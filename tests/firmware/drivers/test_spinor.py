@@ -137,6 +137,16 @@ def test_a_chip_without_parameters_is_known_by_its_id(ident, size, blocks):
     assert tuple(sorted(e[0] for e in dev._erases)) == blocks
 
 
+def test_a_byte_can_be_programmed_by_itself_and_again():
+    flash = device(unknown_with(sfdp(basic(M))))
+    assert flash.program_size == 1
+    flash.writeblocks(0, b"\xf0", 7)
+    flash.writeblocks(0, b"\x30", 7)
+    found = bytearray(3)
+    flash.readblocks(0, found, 6)
+    assert found == b"\xff\x30\xff"
+
+
 def test_a_s25fl256s_of_another_sector_layout_is_not_guessed_at():
     e = raises(errno.ENODEV, device, Chip(ident=b"\x01\x02\x19\x4d\x02", bp=nothing))
     assert "010219" in str(e)
@@ -311,6 +321,52 @@ def test_a_chip_left_in_4_byte_mode_is_taken_out_of_it():
     assert not chip.four
 
 
+# Chips that take 4-byte addresses for their parameters in 4-byte mode, too: by dword 16 they have
+# the mode (bit 24: B7h) and leave it by 66h 99h (bit 12), F0h (bit 11) or E9h only.
+@pytest.mark.parametrize("size", [8 * M, 32 * M])
+@pytest.mark.parametrize("modes, resets", [(1 << 12, (0x99,)), (1 << 11, (0xF0,)), (0, ())])
+@pytest.mark.parametrize("sfdp4", [True, False])
+@pytest.mark.parametrize("four", [True, False])
+def test_a_chip_is_found_in_either_mode(size, modes, resets, sfdp4, four):
+    tables = sfdp(basic(8 * size - 1, address=1, modes=1 << 24 | modes))
+    chip = unknown_with(tables, size, opcodes4=False, mode4=0, sfdp4=sfdp4, resets=resets)
+    chip.four = four
+    dev = device(chip)
+    assert dev.size == size and not chip.four
+    for at in (4096, size - 4096):
+        data = Rng(str(at)).bytes(4096)
+        dev.writeblocks(at // 4096, data)
+        assert chip.peek(at, 4096) == data
+        buf = bytearray(4096)
+        dev.readblocks(at // 4096, buf)
+        assert buf == data and not chip.four
+    assert not chip.misuse
+
+
+def test_a_chip_that_stays_in_4_byte_mode_is_named():
+    chip = unknown_with(
+        sfdp(basic(8 * 8 * M - 1, address=1)), 8 * M, mode4=None, sfdp4=True, resets=()
+    )
+    chip.four = True
+    assert "4-byte mode" in raises(errno.EOPNOTSUPP, device, chip).args[1]
+
+
+def test_a_chip_that_always_wants_4_bytes_may_want_them_for_parameters():
+    chip = unknown_with(sfdp(basic(8 * 32 * M - 1, address=2)), 32 * M, sfdp4=True)
+    chip.four = True
+    dev = device(chip)
+    chip.poke(20 * M, b"abc")
+    buf = bytearray(3)
+    dev.readblocks(0, buf, 20 * M)
+    assert buf == b"abc"
+
+
+def test_a_reset_by_f0_is_sent_only_to_chips_that_say_so():
+    chip = unknown_with(sfdp(basic(8 * M - 1, modes=1 << 12 | 1 << 11)), resets=(0x99, 0xF0))
+    device(chip)
+    assert [op for op, _ in chip.log] == [0x99]
+
+
 def test_a_chip_with_4_byte_opcodes_never_changes_its_mode():
     chip = Chip()
     dev = device(chip)
@@ -415,7 +471,7 @@ def test_one_command_reads_any_length():
     dev.readblocks(2, buf)
     assert chip.peek(2 * 4096, len(buf)) == buf
     assert [e for e in chip.log if e[0] == 0x0C] == [(0x0C, 2 * 4096)]
-    assert dev._spi.transfers - before == 3  # status, command, data
+    assert dev._spi.transfers - before == 4  # status and its answer, command, data
 
 
 def test_writes_split_at_pages_and_skip_blank_ones():
@@ -683,6 +739,106 @@ def test_other_protection_counts_for_the_whole_chip(ident, status, registers, pr
     assert dev.protected == ((0, size) if protected else (size, size))
     if protected:
         raises(errno.EROFS, dev.writeblocks, 0, bytes(1), 0)
+
+
+@pytest.mark.parametrize("maker", [0xA1, 0x68, 0x85, 0x5E, 0x0B, 0xC8, 0xEF], ids=hex)
+def test_cmp_protects_what_the_status_does_not(maker):
+    chip = Chip(
+        16 * M, bytes((maker, 0x20, 0x18)), sfdp(basic(8 * 16 * M - 1)), outcome=None, bp=nothing
+    )
+    assert device(chip).protection == ""
+    chip.registers[0x35] = 0x40
+    dev = device(chip)
+    e = raises(errno.EROFS, dev.writeblocks, 0, b"x", 0)
+    assert e.args[1] == "SPI NOR protection, CMP"
+
+
+def test_a_register_that_a_chip_does_not_have_protects_nothing():
+    chip = Chip(16 * M, b"\x85\x20\x18", sfdp(basic(8 * 16 * M - 1)), outcome=None, bp=nothing)
+    del chip.registers[0x35]
+    assert device(chip).protection == ""
+
+
+# Locks that are closed at each power-up: the kind, and chips that have it.
+LOCKS = {
+    "sst26": (b"\xbf\x26\x43", 8 * M, "SPI NOR global protection"),
+    "wps": (b"\xef\x40\x18", 16 * M, "SPI NOR global protection"),
+    "wpsel": (b"\xc2\x20\x19", 32 * M, "SPI NOR global protection"),
+    "at25df": (b"\x1f\x48\x00", 8 * M, "SPI NOR protection, status 1c"),
+}
+
+
+def locked(kind):
+    ident, size, _ = LOCKS[kind]
+    modes = 1 << 24 | 1 << 12
+    return Chip(
+        size, ident, sfdp(basic(8 * size - 1, modes=modes)), opcodes4=False, outcome=None,
+        bp=nothing, locks=kind,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LOCKS)
+def test_locks_of_power_up_are_named_and_left_alone(kind):
+    chip = locked(kind)
+    dev = device(chip)
+    assert dev.protected == (0, dev.size) and dev.protection == LOCKS[kind][2]
+    for call in (
+        lambda: dev.ioctl(6, 0),
+        lambda: dev.writeblocks(dev.ioctl(4, 0) - 1, b"x", 0),
+        lambda: dev.erase_blocks(3, 20),
+    ):
+        assert raises(errno.EROFS, call).args[1] == LOCKS[kind][2]
+    assert chip.shut and not chip.misuse and {op for op, _ in chip.log} <= {0x99, 0xE9}
+    dev.readblocks(0, bytearray(4096))
+
+
+@pytest.mark.parametrize("kind", LOCKS)
+def test_locks_of_power_up_open_when_the_board_says_so(kind):
+    chip = locked(kind)
+    dev = spinor.SPINOR(Bus(chip), Select(chip), unlock=True)
+    assert dev.protected[0] == dev.protected[1] and dev.protection == ""
+    assert len(list(flash_checks(dev, dev.ioctl(4, 0) - 3, 2))) >= 10
+    assert not chip.misuse and not chip.enabled
+
+
+@pytest.mark.parametrize("kind", ["sst26", "at25df"])
+def test_locks_that_do_not_open_are_named(kind):
+    chip = locked(kind)
+    chip.welded, chip.status = True, 0x80 if kind == "at25df" else 0
+    dev = spinor.SPINOR(Bus(chip), Select(chip), unlock=True)
+    assert raises(errno.EROFS, dev.ioctl, 6, 0).args[1].startswith("SPI NOR")
+
+
+def test_an_sst26_that_is_unlocked_is_seen_to_be():
+    chip = locked("sst26")
+    chip.shut, chip.resets = False, ()
+    dev = device(chip)
+    dev.writeblocks(0, bytes(4096))
+    assert chip.peek(0, 4096) == bytes(4096)
+
+
+def test_nothing_is_unlocked_that_is_not_locked():
+    for ident in (b"\xef\x40\x18", b"\xc2\x20\x18", b"\x85\x20\x18", b"\x9d\x60\x18"):
+        chip = Chip(16 * M, ident, sfdp(basic(8 * 16 * M - 1)), outcome=None, bp=nothing)
+        chip.registers.update({0x15: 0, 0x2B: 0})
+        spinor.SPINOR(Bus(chip), Select(chip), unlock=True)
+        assert {op for op, _ in chip.log} <= {0x99, 0xE9}
+
+
+def test_protection_that_lasts_is_not_ended():
+    chip = Chip()
+    chip.status = 0x0C
+    dev = spinor.SPINOR(Bus(chip), Select(chip), unlock=True)
+    e = raises(errno.EROFS, dev.ioctl, 6, dev.protected[0] // 4096)
+    assert e.args[1] == "SPI NOR protection, status 0c" and chip.status == 0x0C
+
+
+def test_a_chip_that_refuses_is_named():
+    chip = Chip(bp=lambda chip: (64 * K, 128 * K))
+    dev = device(chip)
+    assert raises(errno.EROFS, dev.ioctl, 6, 16).args[1] == "SPI NOR sector protection"
+    chip.fault = "wren"
+    assert raises(errno.EROFS, dev.ioctl, 6, 0).args[1] == "SPI NOR takes no write enable"
 
 
 def test_a_protected_range_is_refused_before_anything_is_sent():

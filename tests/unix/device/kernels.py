@@ -8,7 +8,7 @@ import sys
 from uctypes import addressof, bytearray_at
 
 from fakes.rng import Rng
-from lifeboat import kernels, kernels_plain
+from lifeboat import kernels, kernels_plain, mmio
 
 
 class Memory:
@@ -25,10 +25,11 @@ kernels_plain.mem32 = Memory()
 
 VARIANTS = {"chosen": kernels, "plain": kernels_plain}
 if sys.implementation._mpy >> 10 & 15:
-    from lifeboat import kernels_viper, kernels_viper_crc
+    from lifeboat import kernels_copy, kernels_viper, kernels_viper_crc
 
     VARIANTS["viper"] = kernels_viper
     VARIANTS["viper_crc"] = kernels_viper_crc
+    VARIANTS["viper_copy"] = kernels_copy
 
 LENGTHS = list(range(70)) + [255, 256, 257, 4095, 4096, 4097, 65536 + 3]
 DATA = Rng("kernels").bytes(65536 + 64)
@@ -98,8 +99,10 @@ for name in sorted(VARIANTS):
         ("crc32", crc_lines), ("blank", blank_lines),
         ("poll32", poll_lines), ("copy32", copy_lines),
     ):  # fmt: skip
+        if function == "copy32" and name == "chosen":
+            module = mmio
         if hasattr(module, function):
             lines(name, getattr(module, function))
-print("waits", kernels.wait32(addressof(bytearray(b"\x01\0\0\0")), 1, 1, 10),
-      kernels.wait32(addressof(bytearray(b"\x01\0\0\0")), 1, 0, 10))  # fmt: skip
+print("waits", mmio.wait32(addressof(bytearray(b"\x01\0\0\0")), 1, 1, 10),
+      mmio.wait32(addressof(bytearray(b"\x01\0\0\0")), 1, 0, 10))  # fmt: skip
 print("done", " ".join(sorted(VARIANTS)))

@@ -7,8 +7,8 @@ import sys
 
 from conformance.disk import check_disk
 
-from fakes.sdcard import Bus, Card, Clock
 from lifeboat.drivers import sdspi
+from lifeboat_host.pico.sdcard import Bus, Card, Clock
 
 clock = Clock()
 sdspi.ticks_ms = clock.ticks_ms

@@ -1,11 +1,15 @@
-"""Real file systems on region.user_area(), and what is left of the region afterwards."""
+"""Real file systems on userarea.user_area(), and what is left of the region afterwards."""
+
+from errno import EPERM
 
 import vfs
 
 from fakes import board as sim
+from fakes import gpt as tables
 from fakes.disk import RamDisk
 from lifeboat.blockdev import Window
-from lifeboat.region import find, user_area
+from lifeboat.region import find
+from lifeboat.userarea import user_area
 
 
 def exercise(kind, make):
@@ -42,9 +46,38 @@ for kind in ("FAT", "LFS2"):
         exercise(kind, vfs.VfsLfs2(part, **args))
         check(vfs.VfsLfs2(Window(user_area(disk), 8, 1600), **args))
     disk.settle("all")
-    region = find(disk)
+    region = find(disk, (), bytearray(4096), ())
     assert region and not region.bad_copies
     start = region.start
     assert max(lba for lba in disk.written) < start
     # Full to the brim: the file system ends before the region does.
     print("fs", kind, "ok")
+
+# In a partition of a disk with a GPT, beside the region's own partition.
+SECTORS = sim.REGION // 512
+disk = RamDisk("disk0", 6000 + SECTORS)
+tables.both(
+    disk, [(tables.LINUX, 2048, 5047), (tables.LIFEBOAT, 5120, 5120 + SECTORS - 1)], entries=512
+)
+sim.make_region(disk, 5120)
+before = dict(disk.sectors)
+part = Window(user_area(disk), 2048, 3000)
+vfs.VfsFat.mkfs(part)
+exercise("GPT", vfs.VfsFat(part))
+check(vfs.VfsFat(Window(user_area(disk), 2048, 3000)))
+disk.settle("all")
+for lba in before:
+    assert disk.sectors[lba] == before[lba], lba
+for lba in (0, 1, 2, 129, disk.count - 1):
+    try:
+        user_area(disk).writeblocks(lba, bytearray(512))
+        raise AssertionError(lba)
+    except OSError as error:
+        assert error.errno == EPERM
+region = find(disk, (), bytearray(4096), ())
+assert region.place == "gpt" and region.agreed and not region.bad_copies
+known = find(disk, (), bytearray(4096), (region.key,))
+assert known.known and not known.claimed
+tables.both(disk, [(tables.LINUX, 2048, 5120)], entries=512)
+assert find(disk, (), bytearray(4096), (region.key,)).claimed
+print("fs GPT ok")
