@@ -120,8 +120,16 @@ mp_uint_t mp_hal_stdout_tx_strn(const char *str, size_t len) {
 
 // ---- time ----
 
+// Counted on from the last call: these CPUs divide 32 bits by 32, and nothing longer. No interrupt
+// comes in between, they are disabled in mstatus.
 mp_uint_t mp_hal_ticks_ms(void) {
-    return port_mtime() / TICKS_PER_MS;
+    static uint64_t counted;
+    static uint32_t ms;
+    uint64_t more = port_mtime() - counted;
+    uint32_t more_ms = more >> 32 ? more / TICKS_PER_MS : (uint32_t)more / TICKS_PER_MS;
+    counted += (uint64_t)more_ms * TICKS_PER_MS;
+    ms += more_ms;
+    return ms;
 }
 
 mp_uint_t mp_hal_ticks_us(void) {

@@ -17,8 +17,8 @@ from .members import OURS, disk_error, survey
 from .report import Report
 from .trust import Trust
 
-_MOST = const(65536)  # bytes of a parcel
-_LOOK = const(16384)  # bytes that are looked at at once, in a heap that may be small
+_MOST = const(16384)  # bytes of a parcel, in a heap that may be small
+_LOOK = const(16384)  # bytes that are looked at at once
 
 
 class DiskAgent:

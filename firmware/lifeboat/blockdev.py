@@ -42,13 +42,15 @@ class Checked:
         self.view = getattr(dev, "view", None)
         self.mapped = getattr(dev, "mapped", self.view is not None)
 
-    def _call(self, method, *args):
+    def _call(self, method, args=()):
         try:
             result = getattr(self._dev, method)(*args)
         except Exception as error:
             # What the driver names stays its last argument; CPython: an errno alone is no errno.
             known = isinstance(error, OSError) and error.args or (_EIO, repr(error))
             raise OSError(known[0], known[-1]) from None
+        if result is None:  # mostly
+            return None
         if result is False:
             raise OSError(_EIO, method)
         if result and result < 0:
@@ -56,15 +58,15 @@ class Checked:
         return result
 
     def readblocks(self, *args):
-        self._call("readblocks", *args)
+        self._call("readblocks", args)
 
     def writeblocks(self, *args):
         if not hasattr(self._dev, "writeblocks"):
             raise OSError(_EROFS, "read-only")
-        self._call("writeblocks", *args)
+        self._call("writeblocks", args)
 
     def ioctl(self, op, arg):
-        result = self._call("ioctl", op, arg)
+        result = self._call("ioctl", (op, arg))
         return 512 if op == SIZE and result is None else result
 
     @property
@@ -79,7 +81,7 @@ class Checked:
     def erase_blocks(self, first, count):
         """Erase blocks; a device with a method of this name may do many with one command."""
         if hasattr(self._dev, "erase_blocks"):
-            self._call("erase_blocks", first, count)
+            self._call("erase_blocks", (first, count))
             return
         for block in range(first, first + count):
             self.ioctl(ERASE, block)

@@ -23,6 +23,8 @@ FRAMES = const(3)  # frames that may be under way: a pty holds 64 KB
 _CTRL_C = const(3)
 _QUIET_MS = const(100)
 _WBITS = const(8)  # compresses nearly as well as more, and much faster
+# Most ports' own builds can only decompress.
+_COMPRESSES = hasattr(deflate.DeflateIO, "write")
 
 
 class Line:
@@ -98,13 +100,14 @@ class Line:
         if data == zeros:
             kind, payload = b"0", b""
         else:
-            packed = BytesIO()
-            packer = deflate.DeflateIO(packed, deflate.ZLIB, _WBITS)
-            packer.write(data)
-            packer.close()
-            kind, payload = b"z", packed.getvalue()
-            if len(payload) >= len(data):
-                kind, payload = b"r", data
+            kind, payload = b"r", data
+            if _COMPRESSES:
+                packed = BytesIO()
+                packer = deflate.DeflateIO(packed, deflate.ZLIB, _WBITS)
+                packer.write(data)
+                packer.close()
+                if packed.tell() < len(data):
+                    kind, payload = b"z", packed.getvalue()
         self.write(kind + b"%04x%08x" % (len(payload), crc32(data)))
         if payload:
             self.write(payload)

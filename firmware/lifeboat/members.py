@@ -69,18 +69,19 @@ class _WatchedDisk(Checked):
         watch = self.watch
         return watch.limited and (self._late > _DISK_MS or watch.late > _ALL_MS)
 
-    def _call(self, method, *args):
-        if self.slow:
+    def _call(self, method, args=()):
+        if self.watch.limited and self.slow:
             raise OSError(ETIMEDOUT, _SLOW)
         began = ticks_ms()
         try:
-            return super()._call(method, *args)
+            return Checked._call(self, method, args)
         finally:
-            late = ticks_diff(ticks_ms(), began) - _COMMAND_MS
-            if args and method != "ioctl":
-                late -= len(args[1]) // _BYTES_MS
+            late = ticks_diff(ticks_ms(), began)
             # A disk that spins up has its driver's bound for that.
-            if late > 0 and args != _INIT:
+            if late > _COMMAND_MS and args != _INIT:
+                late -= _COMMAND_MS
+                if args and method != "ioctl":
+                    late = max(late - len(args[1]) // _BYTES_MS, 0)
                 self._late += late
                 self.watch.late += late
 

@@ -233,12 +233,10 @@ class Agent:
         pieces = [head, *(payload[at : at + size] for at in range(0, len(payload), size))]
         for _ in range(_TRIES):
             self._pieces(pieces)
-            verdict = self.link.read(1, _VERDICT_S)
+            verdict = self.link.answer(_VERDICT_S, b"=!~")
             if verdict != b"~":
-                break
-        if verdict not in (b"=", b"!"):
-            raise self.link.garbled(f"{verdict!r} for parcel {number}")
-        return verdict == b"="
+                return verdict == b"="
+        raise self.link.garbled(f"parcel {number} came damaged, {_TRIES} times")
 
     def _pieces(self, pieces: Sequence[bytes]) -> None:
         window = int(self.about["window"])
@@ -250,9 +248,7 @@ class Agent:
             self._acknowledged()
 
     def _acknowledged(self) -> None:
-        said = self.link.read(1, _ACK_S)
-        if said != b"+":
-            raise self.link.garbled(f"{said!r} instead of an acknowledgement")
+        self.link.answer(_ACK_S, b"+")
 
     # Frames from the board
 
@@ -270,7 +266,7 @@ class Agent:
         self._begin(name, args)
         data = bytearray()
         while len(data) < size:
-            kind = self.link.read(1, _CALL_S)
+            kind = self.link.answer(_CALL_S, b"!0zr")
             if kind == b"!":
                 self._answer(name)  # raises
             head = self.link.read(12, _ACK_S)

@@ -13,7 +13,7 @@ from lifeboat_host.errors import LifeboatError
 from lifeboat_host.image import Progress
 from lifeboat_host.link import Link
 
-_PARCEL = 32768
+_PARCEL = 16384  # as much as a board takes at once
 _LOOK = 4 << 20  # looked through at a time: seconds, over SPI
 
 

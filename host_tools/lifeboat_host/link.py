@@ -200,6 +200,12 @@ class Link(AbstractContextManager["Link"]):
         """Wait for the end of code that was begun; what it printed and nobody read."""
         with self._guarded(timeout):
             out = self._wire.read_until(_END)[:-1]
+        self._ended(timeout)
+        return out.decode(errors="replace").replace("\r\n", "\n")
+
+    # The code has ended. Raises what it ended with.
+    def _ended(self, timeout: float) -> None:
+        with self._guarded(timeout):
             error = self._wire.read_until(_END)[:-1]
         self._in_step, self._busy = True, False
         if error:
@@ -209,7 +215,15 @@ class Link(AbstractContextManager["Link"]):
                 f"{self.port}: {traceback}",
                 "reset the board and try again; if it comes back, report it with this text",
             )
-        return out.decode(errors="replace").replace("\r\n", "\n")
+
+    def answer(self, timeout: float, wanted: bytes) -> bytes:
+        """The next byte that the running code writes: one of `wanted`, and no end of the code."""
+        said = self.read(1, timeout)
+        if said in wanted:
+            return said
+        if said == _END:
+            self._ended(timeout)
+        raise self.garbled(f"{said!r} instead of one of {wanted!r}")
 
     # Reset
 

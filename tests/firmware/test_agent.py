@@ -672,8 +672,11 @@ def frames(said, size):
     return data
 
 
+@pytest.mark.parametrize("compresses", [True, False])
 @pytest.mark.parametrize("sector", [512, 4096])
-def test_a_disk_is_read_in_frames(host, sector):
+def test_a_disk_is_read_in_frames(host, sector, compresses, monkeypatch):
+    """Also by a MicroPython whose deflate only decompresses, as most ports' does."""
+    monkeypatch.setattr(lines, "_COMPRESSES", compresses)
     one = host(members=1, sector=sector, extra=64)
     drive = one.board.drives[0]
     sim.put(drive, sector, bytes(range(256)) * (sector // 256))
@@ -687,6 +690,7 @@ def test_a_disk_is_read_in_frames(host, sector):
     answer, said = one.call("disk_read", "disk0", 0, count, typed=acks)
     assert answer == {"ok": None}
     assert frames(said, count * sector) == sim.get(drive, 0, count * sector)
+    assert (said[:1] == b"z") == compresses
 
 
 def test_a_disk_that_fails_is_told(host):

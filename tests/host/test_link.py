@@ -485,6 +485,24 @@ def test_a_parcel_is_given_up_after_three_times(scripted):
     assert code_of(scripted(act).send, "blocks", (), [(3, lambda: b"abc")]) == "link-garbled"
 
 
+def test_a_fault_of_the_board_in_mid_exchange_is_shown(board):
+    """Its traceback comes where an acknowledgement was expected."""
+    script = Script(None)
+
+    def run_code(code):
+        if "'blocks'" in code:
+            return b"", b"Traceback (most recent call last):\r\nMemoryError: no room\r\n"
+        return script(code)
+
+    one = script.board = board(run_code)
+    with Link(one.port) as link:
+        agent = Agent(link)
+        with pytest.raises(LifeboatError, match="MemoryError: no room") as caught:
+            agent.send("blocks", (), [(3, lambda: b"abc")])
+        assert caught.value.code == "link-device"
+        assert agent.call("identify")["product"] == "p"  # and the line goes on
+
+
 def test_a_board_that_refuses_a_parcel_says_why(scripted):
     def act(one):
         take_parcel(one)

@@ -94,6 +94,12 @@ class Wire:
     def read(self, size, timeout):
         return self.to_host.get(size)
 
+    def answer(self, timeout, wanted):
+        said = self.read(1, timeout)
+        if said in wanted:
+            return said
+        raise self.garbled(f"{said!r}")
+
     def write(self, data):
         self.to_board.put(data)
 

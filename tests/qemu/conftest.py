@@ -38,13 +38,7 @@ PICO = (
     "test_mpremote_connects_and_runs_code",
 )
 PICO_DAMAGE = ("ten_flipped_bits",)
-GARBLED = "sessions of the host tools over this emulator's USB port get garbled"
 PICO_SKIPS = {
-    "test_a_blank_board_becomes_protected_and_blank_again": GARBLED,
-    "test_new_code_is_sent_as_far_as_it_differs_and_backed_up": GARBLED,
-    "test_damage_is_found_and_mended_on_request": GARBLED,
-    "test_a_disk_behind_the_board_is_the_disk": GARBLED,
-    "test_the_transfer_is_near_to_what_the_line_carries": GARBLED,
     "test_a_block_that_is_blank_in_the_image_is_repaired_as_fast_as_others": (
         "this emulator does not count instructions"
     ),

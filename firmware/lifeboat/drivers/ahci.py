@@ -135,7 +135,6 @@ _ODD = const(8)
 _READ = const(5)  # the FIS has five words
 _WRITE = const(0x45)
 _FIS_COMMAND = const(0x8027)  # register FIS, host to device, "command"
-_LBA_MODE = const(0x40)
 
 # One piece of memory for a port, in words: command list, received FIS, command table with its
 # entries of up to 4 MB each. They are aligned to 1024, 256 and 128 bytes.
@@ -422,7 +421,6 @@ class AHCIDisk:
             memory = self._words = memoryview(memory)[start:]
             at += 4 * start
             bytearray_at(at, 4 * _MEMORY)[:] = bytes(4 * _MEMORY)
-            self._device = bytearray_at(at + 4 * _TABLE + 7, 1)
             memory[2] = at + 4 * _TABLE
             self._bounce = memoryview(bytearray_at(at + 4 * _MEMORY, bounce))
             mem32[port + _CLB] = at
@@ -549,20 +547,19 @@ class AHCIDisk:
     # True: done. False: DMA can't reach the address, nothing was done.
     def _command(self, command, lba, count, at, nbytes, write, ms):
         words = self._words
+        low = lba & 0xFFFFFF
         high = lba >> 24
         counts = 0xFFFF
-        device = _LBA_MODE
         if command | 2 == _WRITE_DMA:  # or _READ_DMA: 28-bit addresses
-            counts = 0xFF
-            device |= high
+            low = lba
             high = 0
+            counts = 0xFF
         # Command header and command FIS (4.2); words that are always the same stay as they are.
         words[0] = _WRITE if write else _READ
         words[_TABLE] = _FIS_COMMAND | command << 16
-        words[_TABLE + 1] = lba & 0xFFFFFF
+        words[_TABLE + 1] = low
         words[_TABLE + 2] = high
         words[_TABLE + 3] = count & counts
-        self._device[0] = device  # the highest byte of the second word
         own = self._own
         own[2] = nbytes
         port = self._port

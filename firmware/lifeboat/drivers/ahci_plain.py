@@ -8,7 +8,8 @@ and to read what that does.
     ended(port, memory, own)        looks for its end for a while. 0, or RUNNING, FAILED and GONE
                                     (the port is another's)
 
-memory: the port's, in 32-bit words, with a command header without pieces and a command FIS. own:
+memory: the port's, in 32-bit words, with a command header without pieces and a command FIS without
+its LBA mode: the bit is too high for MicroPython's small integers. own:
 
     0   1 while the port is ours, else 0
     1   the bits of PxSERR that say that the link is another
@@ -30,6 +31,8 @@ _TFD = 0x20
 _SERR = 0x30
 _CI = 0x38
 _WRITE = 0x40  # in the command header
+_LBA = 321  # of the command FIS
+_LBA_MODE = 0x40000000  # in Device, the highest byte
 _PIECES = 352
 _PIECE = 0x400000
 _ERRORS = 0x7D000000  # TFES, HBFS, HBDS, IFS, INFS, OFS
@@ -43,6 +46,7 @@ def begin(port, memory, own, buf):
     left = own[2]
     memory[0] |= (left + _PIECE - 1) // _PIECE << 16
     memory[1] = 0
+    memory[_LBA] |= _LBA_MODE
     piece = _PIECES
     while left:
         n = min(left, _PIECE)
