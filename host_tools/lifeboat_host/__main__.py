@@ -2,6 +2,6 @@
 
 import sys
 
-from lifeboat_host.cli import main
+from lifeboat_host.commands.main import main
 
 sys.exit(main())

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lifeboat_host.boards import BoardSpec
-from lifeboat_host.qemu import Board
+from lifeboat_host.qemu.board_spec import BoardSpec
+from lifeboat_host.qemu.machine import Board
 
 TESTS = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("LIFEBOAT_CACHE", TESTS.parent / ".lifeboat"))

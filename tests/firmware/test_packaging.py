@@ -7,7 +7,7 @@ import types
 import pytest
 
 from cpython_floor import ROOT
-from lifeboat_host import bench
+from lifeboat_host.bench import measure
 
 FIRMWARE = ROOT / "firmware"
 TREE = sorted(p.relative_to(FIRMWARE).as_posix() for p in FIRMWARE.glob("lifeboat/**/*.py"))
@@ -166,12 +166,12 @@ def test_there_is_one_version():
 def frozen_size(*drivers):
     """Bytes of these drivers as a board for 32-bit RISC-V freezes them."""
     return sum(
-        bench._mpy_size(FIRMWARE / "lifeboat" / "drivers" / f"{name}.py", 3) for name in drivers
+        measure._mpy_size(FIRMWARE / "lifeboat" / "drivers" / f"{name}.py", 3) for name in drivers
     )
 
 
 @pytest.mark.parametrize("host", ["ohci", "max3421"])
 def test_a_usb_disk_and_its_host_take_8_kb_at_most(host):
-    if not bench.cross_compiler().is_file():
+    if not measure.cross_compiler().is_file():
         pytest.skip("mpy-cross is not built: run ./lifeboat setup")
     assert frozen_size("usbmsc", host) <= 8192

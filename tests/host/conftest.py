@@ -6,7 +6,7 @@ import pytest
 @pytest.fixture
 def lifeboat(capsys):
     """Run the command; gives (exit code, standard output, standard error)."""
-    from lifeboat_host.cli import main
+    from lifeboat_host.commands.main import main
 
     def run(*arguments):
         try:

@@ -11,9 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 import lifeboat_host
-from lifeboat_host import consent, output, report, session
+from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.commands import test as test_command
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.model import report
+from lifeboat_host.qemu import background
+from lifeboat_host.ui import consent, output
 
 NUMBERS = ["--flash-size", "64K", "--block-size", "4K"]
 SIZE = 2 << 20
@@ -583,7 +585,7 @@ def test_board_says_what_is_missing(lifeboat, tree, disk):
 
 
 def test_a_foreign_process_with_our_number_is_not_ours(lifeboat, tree):
-    board = session.Session("default")
+    board = background.Session("default")
     board.folder.mkdir(parents=True)
     (board.folder / "state.json").write_text(json.dumps({"pid": 1}))
     assert not board.running

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lifeboat_host import boards
+from lifeboat_host.base import tree
 from lifeboat_host.commands import test as command
 
 PAGE = "a claim: `test_a.py::test_one`, `test_b.py::test_two`; not named so: test_a.py::test_three"
@@ -66,7 +66,7 @@ def test_a_complete_run_fails_without_its_evidence(monkeypatch, tmp_path, capsys
     (tmp_path / "boards").mkdir()
     (tmp_path / "docs" / "security.md").write_text(PAGE)
     monkeypatch.setenv("LIFEBOAT_ROOT", str(tmp_path))
-    assert boards.root() == tmp_path
+    assert tree.root() == tmp_path
     runs = []
 
     def pytest_run(markers, *options):

@@ -17,8 +17,7 @@ from lifeboat import memory as firmware_memory
 from lifeboat import partitioning
 from lifeboat import records as firmware_records
 from lifeboat import region as firmware_region
-from lifeboat_host import formats, region
-from lifeboat_host.model import memory
+from lifeboat_host.model import formats, memory, region
 
 DOC = Path(__file__).parents[2] / "docs" / "format.md"
 

@@ -7,8 +7,9 @@ import struct
 import handmade
 import pytest
 
-from lifeboat_host import formats
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.crc import crc32
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.model import formats
 
 U16, U32 = struct.Struct("<H").pack, struct.Struct("<I").pack
 MANIFEST_CODES = {f"manifest-{w}" for w in ("magic", "version", "size", "crc", "field", "product")}
@@ -31,7 +32,7 @@ def code(function, *args, **kwargs):
 
 
 def test_crc_is_the_documented_one():
-    assert formats.crc32(b"123456789") == 0xCBF43926
+    assert crc32(b"123456789") == 0xCBF43926
 
 
 # --- manifest

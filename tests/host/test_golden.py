@@ -6,9 +6,8 @@ import golden
 import pytest
 from golden import make
 
-from lifeboat_host import image, journal, region
-from lifeboat_host.disks import Disk
-from lifeboat_host.model import memory
+from lifeboat_host.disk.disk import Disk
+from lifeboat_host.model import image, journal, memory, region
 
 # Of the committed files: a golden file does not change any more.
 BUILDS = {

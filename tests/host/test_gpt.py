@@ -8,9 +8,9 @@ import layouts_raw as raw
 import pytest
 from layouts import blank, put
 
-from lifeboat_host import gpt
-from lifeboat_host.disks import Disk
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.disk import gpt
+from lifeboat_host.disk.disk import Disk
 
 SIZE = 8 << 20
 OWN = "11111111-2222-3333-4444-555555555555"

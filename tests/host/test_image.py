@@ -8,8 +8,8 @@ from pathlib import Path
 import handmade
 import pytest
 
-from lifeboat_host import image
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.model import image
 
 FLASH = 24 * 4096
 MEMORY = 8 * 4096  # two mirrors of 64 pages of 256 bytes

@@ -16,9 +16,9 @@ from handmade import entry
 
 import lifeboat as firmware
 from fakes import board as sim
-from lifeboat_host import formats, journal, reasons, region
-from lifeboat_host.disks import Disk
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.disk.disk import Disk
+from lifeboat_host.model import formats, journal, reasons, region
 
 OTHER_ID = bytes(range(32, 48))
 START = 4096 + handmade.AFTER_SLOTS  # of the journal on the disk
@@ -625,16 +625,16 @@ def test_log_reads_the_disks_of_a_connected_board(lifeboat, disk_file, monkeypat
             one.path, two.path = Path("sata0"), Path("sata1")
             yield [one, two]
 
-    module = types.ModuleType("lifeboat_host.boarddisk")
+    module = types.ModuleType("lifeboat_host.board.board_disk")
     module.open_disks = open_disks
-    monkeypatch.setitem(sys.modules, "lifeboat_host.boarddisk", module)
-    monkeypatch.setattr("lifeboat_host.boarddisk", module, raising=False)
+    monkeypatch.setitem(sys.modules, "lifeboat_host.board.board_disk", module)
+    monkeypatch.setattr("lifeboat_host.board.board_disk", module, raising=False)
     code, out, _ = lifeboat("log", "--port", "/dev/ttyX")
     assert (code, asked) == (0, [("/dev/ttyX", [], False)])
     assert "sata1: member 1 of 2" in out
     lifeboat("log", "--port", "/dev/ttyX", "sata0")
     assert asked[1] == ("/dev/ttyX", ["sata0"], False)
-    monkeypatch.setattr("lifeboat_host.link.default_port", lambda: "/dev/pts/9")
+    monkeypatch.setattr("lifeboat_host.qemu.background.default_port", lambda: "/dev/pts/9")
     assert lifeboat("log")[0] == 0
     assert asked[2] == ("/dev/pts/9", [], False)
 
@@ -653,7 +653,7 @@ def test_log_stops_when_the_board_is_gone(lifeboat, disk_file, monkeypatch):
             asked.append(self.path)
             raise LifeboatError("link-timeout", "no answer from the board", "check the cable")
 
-    monkeypatch.setattr("lifeboat_host.cli_log.Disk", Gone)
+    monkeypatch.setattr("lifeboat_host.commands.log.Disk", Gone)
     code, _, err = lifeboat("log", *machine(disk_file))
     assert (code, len(asked)) == (1, 1)
     assert "no answer" in err and "check the cable" in err

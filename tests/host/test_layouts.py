@@ -35,9 +35,13 @@ from layouts import (
 
 from lifeboat import journal as firmware_journal
 from lifeboat import region as firmware_region
-from lifeboat_host import diskmap, disks, region, reserve, restore, signatures, undo
-from lifeboat_host.disks import Disk
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.disk import disk as disks
+from lifeboat_host.disk import signatures
+from lifeboat_host.disk.disk import Disk
+from lifeboat_host.model import region
+from lifeboat_host.reserve import disk_map, give_back, recovery_file
+from lifeboat_host.reserve import place as reserve
 
 REGION = 4 << 20
 SECTORS = SIZE // 512
@@ -53,7 +57,7 @@ GPT_START = SECTORS - 5 * MIB
 def own_region(where):
     def make(path):
         with Disk(path, write=True) as disk:
-            found = diskmap.look(disk)
+            found = disk_map.look(disk)
             place = reserve.choose(disk, found, where, REGION)
             (header,) = region.new_headers(
                 [disk], [(place.first, place.sectors)], slots=2, need=1 << 20
@@ -327,7 +331,7 @@ LAYOUTS = {
 def decide(path, where, lba_size=512):
     """The Place, or the code of the refusal."""
     with Disk(path, lba_size) as disk:
-        found = diskmap.look(disk, [where] if isinstance(where, int) else [])
+        found = disk_map.look(disk, [where] if isinstance(where, int) else [])
         check_map(found)
         try:
             chosen = reserve.choose(disk, found, where, REGION)
@@ -411,18 +415,18 @@ def test_a_table_of_other_sectors_is_hinted_at(tmp_path):
     path = tmp_path / "disk.img"
     gpt_4096(path)
     with Disk(path) as disk:
-        assert "--lba-size 4096" in diskmap.look(disk).refusal.hint
+        assert "--lba-size 4096" in disk_map.look(disk).refusal.hint
 
 
 def test_signatures_are_named_in_refusals_and_contents_in_the_map(tmp_path):
     path = tmp_path / "disk.img"
     then(GPT_ROOM, mkfs_in(2048, 81920, "mkfs.ext4", "-q", "-L", "data"))(path)
     with Disk(path) as disk:
-        found = diskmap.look(disk)
+        found = disk_map.look(disk)
     assert found.contents == {1: "ext4", 2: ""}
     mkfs("mkfs.xfs", "-q", "-L", "stuff")(path)
     with Disk(path) as disk:
-        refusal = diskmap.look(disk).refusal
+        refusal = disk_map.look(disk).refusal
     assert "xfs 'stuff' (signature at byte 0)" in refusal.message
 
 
@@ -441,8 +445,8 @@ def test_a_disk_that_is_not_local_gets_the_same_decision(layout, name):
     path = layout(name)
     lbas = [where] if isinstance(where, int) else []
     with Disk(path) as disk, Remote(path) as remote:
-        assert diskmap.look(remote, lbas).pieces == diskmap.look(disk, lbas).pieces
-        refusals = [diskmap.look(one, lbas).refusal for one in (disk, remote)]
+        assert disk_map.look(remote, lbas).pieces == disk_map.look(disk, lbas).pieces
+        refusals = [disk_map.look(one, lbas).refusal for one in (disk, remote)]
     assert refusals[0] is refusals[1] is None or refusals[0].code == refusals[1].code
 
 
@@ -454,7 +458,7 @@ def test_a_missing_tool_is_an_error_and_never_an_empty_disk(tmp_path, monkeypatc
     mkfs("mkfs.ext4", "-q")(path)
     monkeypatch.setattr(signatures.shutil, "which", lambda *_, **__: None)
     with Disk(path) as disk, pytest.raises(LifeboatError) as caught:
-        diskmap.look(disk)
+        disk_map.look(disk)
     assert caught.value.code == "tool-missing"
     assert "util-linux" in caught.value.hint
 
@@ -467,7 +471,7 @@ def test_a_tool_that_fails_is_an_error(tmp_path, monkeypatch, script):
     (tmp_path / "wipefs").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with Disk(path) as disk, pytest.raises(LifeboatError) as caught:
-        diskmap.look(disk)
+        disk_map.look(disk)
     assert caught.value.code == "probe"
 
 
@@ -510,7 +514,7 @@ def test_a_new_gpt_on_4096_byte_sectors_is_read_by_fdisk(tmp_path):
     path = tmp_path / "disk.img"
     blank(path)
     with Disk(path, 4096, write=True) as disk:
-        place = reserve.choose(disk, diskmap.look(disk), GPT, REGION)
+        place = reserve.choose(disk, disk_map.look(disk), GPT, REGION)
         (header,) = region.new_headers(
             [disk], [(place.first, place.sectors)], slots=2, need=1 << 20
         )
@@ -608,17 +612,17 @@ def test_a_board_finds_every_reservation_and_it_can_be_undone_to_the_byte(tmp_pa
     path, copy, file = layout(name), tmp_path / "before.img", tmp_path / "undo.json"
     run("cp", "--sparse=always", path, copy)
     with Disk(path, write=True) as disk:
-        place = reserve.choose(disk, diskmap.look(disk), where, REGION)
+        place = reserve.choose(disk, disk_map.look(disk), where, REGION)
         (header,) = region.new_headers(
             [disk], [(place.first, place.sectors)], slots=2, need=1 << 20
         )
-        undo.save(undo.take(disk, place, header), file)
+        recovery_file.save(recovery_file.take(disk, place, header), file)
         reserve.carry_out(disk, place, header)
         lbas = [where] if isinstance(where, int) else []
         there = firmware_region.find(BoardsView(path), lbas, bytearray(4096), ())
         assert (there.start, there.sectors) == (place.first, place.sectors)
         assert firmware_journal.pages(there) == 32
-        saved = undo.load(file)
-        found = diskmap.look(disk, [header.start_lba])
-        restore.restore(disk, saved, restore.assess(disk, found, saved))
+        saved = recovery_file.load(file)
+        found = disk_map.look(disk, [header.start_lba])
+        give_back.restore(disk, saved, give_back.assess(disk, found, saved))
     run("cmp", path, copy)

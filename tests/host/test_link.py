@@ -14,11 +14,12 @@ import zlib
 
 import pytest
 
-from lifeboat_host import agent as agents
-from lifeboat_host import link as links
-from lifeboat_host.agent import Agent
-from lifeboat_host.errors import LifeboatError
-from lifeboat_host.link import Link
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.board import agent as agents
+from lifeboat_host.board import link as links
+from lifeboat_host.board.agent import Agent
+from lifeboat_host.board.link import Link
+from lifeboat_host.qemu import background
 
 BANNER = b"raw REPL; CTRL-B to exit\r\n>"
 WINDOW = 128
@@ -572,17 +573,17 @@ def test_the_board_that_runs_is_the_one_that_is_meant(tmp_path, monkeypatch, run
     for name in ("a", "b", "off"):
         (tmp_path / "run" / name).mkdir(parents=True)
     monkeypatch.setenv("LIFEBOAT_CACHE", str(tmp_path))
-    monkeypatch.setattr(links.Session, "running", property(lambda self: self.name in running))
-    monkeypatch.setattr(links.Session, "_state", lambda self: {"pty": f"/dev/pts/{self.name}"})
+    monkeypatch.setattr(background.Session, "running", property(lambda self: self.name in running))
+    monkeypatch.setattr(background.Session, "_state", lambda self: {"pty": f"/dev/pts/{self.name}"})
     if len(running) == 1:
-        assert links.default_port() == "/dev/pts/a"
+        assert background.default_port() == "/dev/pts/a"
     else:
-        assert code_of(links.default_port) == "link-open"
+        assert code_of(background.default_port) == "link-open"
 
 
 def test_no_board_has_ever_run_here(tmp_path, monkeypatch):
     monkeypatch.setenv("LIFEBOAT_CACHE", str(tmp_path / "none"))
-    assert code_of(links.default_port) == "link-open"
+    assert code_of(background.default_port) == "link-open"
 
 
 @pytest.mark.parametrize(

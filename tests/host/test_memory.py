@@ -15,7 +15,7 @@ from handmade import (
     set_payload,
 )
 
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.model import memory
 
 U32 = struct.Struct("<I").pack

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lifeboat_host import nbd
+from lifeboat_host.qemu import faulty_media
 
 READ, WRITE, DISC, FLUSH, TRIM, ZERO = 0, 1, 2, 3, 4, 6
 SIZE = 1 << 16
@@ -70,19 +70,19 @@ class Client:
 
 @pytest.fixture
 def lab():
-    with nbd.Lab() as laboratory:
+    with faulty_media.Lab() as laboratory:
         yield laboratory
 
 
 def memory(lab, name="disk", **keywords):
-    store = nbd.MemoryStore(bytes(SIZE))
+    store = faulty_media.MemoryStore(bytes(SIZE))
     export = lab.export(name, store, **keywords)
     return store, export, Client(export.path)
 
 
 @pytest.mark.parametrize("option", [1, 7])
 def test_a_client_negotiates_reads_and_writes(lab, option):
-    store = nbd.MemoryStore(bytes(SIZE))
+    store = faulty_media.MemoryStore(bytes(SIZE))
     client = Client(lab.export("disk", store).path, option)
     assert client.size == SIZE
     assert client.flags == 1 | 4 | 8 | 32 | 64  # flush, FUA, trim, write zeroes
@@ -103,10 +103,10 @@ def test_operations_are_counted_and_logged_over_all_exports(lab):
     one.ask(FLUSH)
     assert lab.count == 3
     assert lab.log == [
-        nbd.Op(1, "one", "write", False, 0, 1),
-        nbd.Op(0, "two", "read", False, 0, 512),
-        nbd.Op(2, "two", "write", True, 8, 2),
-        nbd.Op(3, "one", "flush", False, 0, 0),
+        faulty_media.Op(1, "one", "write", False, 0, 1),
+        faulty_media.Op(0, "two", "read", False, 0, 512),
+        faulty_media.Op(2, "two", "write", True, 8, 2),
+        faulty_media.Op(3, "one", "flush", False, 0, 0),
     ]
 
 
@@ -121,7 +121,7 @@ def test_requests_outside_the_disk_and_unknown_ones_are_refused(lab):
 
 def test_a_file_store_of_terabytes_stays_sparse(lab, tmp_path):
     path = tmp_path / "huge"
-    store = nbd.FileStore(path, 4 << 40)
+    store = faulty_media.FileStore(path, 4 << 40)
     client = Client(lab.export("huge", store).path)
     assert client.write((4 << 40) - 512, b"end".ljust(512)) == 0
     assert client.ask(READ, (4 << 40) - 512, 3) == (0, b"end")
@@ -177,8 +177,8 @@ def test_a_pulled_disk_answers_nobody(lab):
 def cut(script, keep, cut_at, torn=0, volatile=True, seed=0):
     """Content of a 4 byte disk after the power failed at that operation of the script."""
     killed = []
-    with nbd.Lab(cut_at, torn, lambda: killed.append(True)) as lab:
-        store = nbd.MemoryStore(b"....")
+    with faulty_media.Lab(cut_at, torn, lambda: killed.append(True)) as lab:
+        store = faulty_media.MemoryStore(b"....")
         client = Client(lab.export("disk", store, volatile).path)
         with pytest.raises((EOFError, OSError)):
             for step in script:
@@ -226,8 +226,8 @@ def test_a_torn_write_reaches_the_medium_in_part():
 
 
 def test_no_operation_after_the_cut_is_served():
-    with nbd.Lab(cut_at=1) as lab:
-        store = nbd.MemoryStore(bytes(SIZE))
+    with faulty_media.Lab(cut_at=1) as lab:
+        store = faulty_media.MemoryStore(bytes(SIZE))
         export = lab.export("disk", store)
         one, two = Client(export.path), Client(export.path)
         with pytest.raises((EOFError, OSError)):
@@ -239,7 +239,7 @@ def test_no_operation_after_the_cut_is_served():
 
 
 def test_close_leaves_no_files():
-    lab = nbd.Lab()
+    lab = faulty_media.Lab()
     folder = lab.folder
     memory(lab)
     lab.close()

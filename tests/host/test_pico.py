@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from lifeboat_host import boards
-from lifeboat_host.boards import BoardSpec
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.pico import board as pico
 from lifeboat_host.pico import machine
-from lifeboat_host.qemu import Board
+from lifeboat_host.qemu import board_spec
+from lifeboat_host.qemu import machine as emulator
+from lifeboat_host.qemu.board_spec import BoardSpec
+from lifeboat_host.qemu.machine import Board
 
 
 @pytest.fixture
@@ -21,33 +22,35 @@ def spec(tmp_path, monkeypatch):
     firmware.write_bytes(b"boot")
     monkeypatch.setenv("LIFEBOAT_CACHE", str(tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    return BoardSpec("p", "a pico", "prod", 65536, 4096, emulator=boards.RP2040PY, disk_kind="sd")
+    return BoardSpec(
+        "p", "a pico", "prod", 65536, 4096, emulator=board_spec.RP2040PY, disk_kind="sd"
+    )
 
 
 def test_the_command_names_firmware_flash_and_card(spec):
-    command = pico.arguments(spec, "/code.img", [None, "/card.img"])
+    command = emulator.machine_arguments(spec, "/code.img", [None, "/card.img"])
     assert command[1:] == [
         *("-m", "lifeboat_host.pico", "--firmware", str(spec.firmware)),
         *("--flash", "/code.img", "--card", "/card.img"),
     ]
-    assert pico.machine_arguments(spec, "/code.img", ["/card.img"]) == command
+    assert emulator.machine_arguments(spec, "/code.img", ["/card.img"]) == command
 
 
 @pytest.mark.parametrize("drives", [["a", "b"], [{"driver": "null-co"}]])
 def test_what_its_slot_can_not_take_is_refused(spec, drives):
     with pytest.raises(LifeboatError):
-        pico.arguments(spec, "code.img", drives)
+        emulator.machine_arguments(spec, "code.img", drives)
 
 
 def test_without_the_emulator_it_says_what_to_do(spec, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(LifeboatError) as error:
-        pico.arguments(spec, "code.img")
+        emulator.machine_arguments(spec, "code.img")
     assert error.value.code == "no-emulator" and "setup --board p" in error.value.hint
 
 
 def test_each_board_gets_the_emulator_it_wants(spec):
-    for wanted, kind in ((spec, pico.Pico), (boards.load("qemu_virt"), Board)):
+    for wanted, kind in ((spec, pico.Pico), (board_spec.load("qemu_virt"), Board)):
         made = pico.make("code.img", [], spec=wanted)
         assert type(made) is kind
         made.close()

@@ -6,8 +6,9 @@ import handmade
 import pytest
 from rich.console import Console
 
-from lifeboat_host import formats, picture
-from lifeboat_host.picture import Cell
+from lifeboat_host.model import formats
+from lifeboat_host.ui import flash_picture, output
+from lifeboat_host.ui.flash_picture import Cell
 
 MANIFEST = formats.parse_manifest(handmade.manifest())
 
@@ -19,22 +20,22 @@ def drawn(renderable):
 
 
 def test_every_block_has_one_cell_of_the_right_kind():
-    cells = picture.cells(MANIFEST, 6 * 4096, damaged=[1, 5], repaired=[0])
+    cells = flash_picture.cells(MANIFEST, 6 * 4096, damaged=[1, 5], repaired=[0])
     assert cells == [Cell.REPAIRED, Cell.DAMAGED, Cell.OK, Cell.FREE, Cell.FREE, Cell.DAMAGED]
-    assert picture.cells(MANIFEST, 6 * 4096)[5] is Cell.MANIFEST
+    assert flash_picture.cells(MANIFEST, 6 * 4096)[5] is Cell.MANIFEST
 
 
 def test_the_memory_and_a_long_manifest_have_cells_of_their_own():
     blocks = [bytes(4096)] * 200
     raw = handmade.manifest(blocks, ((b"os", 1, 0, 16),), memory_blocks=8)
-    cells = picture.cells(formats.parse_manifest(raw), 211 * 4096)
+    cells = flash_picture.cells(formats.parse_manifest(raw), 211 * 4096)
     rest = [Cell.FREE, Cell.MANIFEST, *[Cell.MEMORY] * 8, Cell.MANIFEST]
     assert cells == [Cell.OK] * 200 + rest
 
 
 def test_a_map_has_lines_with_offsets():
-    cells = picture.cells(MANIFEST, 40 * 4096, damaged=[1])
-    lines = drawn(picture.flash_map(cells, 4096, True)).splitlines()
+    cells = flash_picture.cells(MANIFEST, 40 * 4096, damaged=[1])
+    lines = drawn(flash_picture.flash_map(cells, 4096, True)).splitlines()
     assert [line.split() for line in lines[:2]] == [
         ["0x00000000", "#X#" + "." * 29],
         ["0x00020000", "." * 7 + "M"],
@@ -48,9 +49,9 @@ def test_characters_differ_without_colour():
 
 
 def test_before_and_after_stand_side_by_side_with_a_legend_of_what_occurs():
-    before = picture.cells(MANIFEST, 5 * 4096, damaged=[2])
-    after = picture.cells(MANIFEST, 5 * 4096, repaired=[2])
-    text = drawn(picture.before_after(before, after, 4096, True))
+    before = flash_picture.cells(MANIFEST, 5 * 4096, damaged=[2])
+    after = flash_picture.cells(MANIFEST, 5 * 4096, repaired=[2])
+    text = drawn(flash_picture.before_after(before, after, 4096, True))
     assert text.splitlines()[0].split() == ["before", "after"]
     assert text.splitlines()[1].split() == ["0x00000000", "##X.M", "##R.M"]
     assert "X damaged" in text and "R repaired" in text
@@ -65,4 +66,4 @@ def test_plain_characters_when_the_terminal_wants_them(monkeypatch, encoding, no
     if no_color:
         monkeypatch.setenv("NO_COLOR", "1")
     console = Console(file=io.TextIOWrapper(io.BytesIO(), encoding=encoding))
-    assert picture.plain(console) is expected
+    assert output.plain(console) is expected

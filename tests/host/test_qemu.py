@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from lifeboat_host import boards, nbd, qemu
-from lifeboat_host.boards import BoardSpec
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.qemu import board_spec, faulty_media, machine
+from lifeboat_host.qemu.board_spec import BoardSpec
 
 # Answers on the monitor's socket and behaves on its console like a board with a raw REPL.
 FAKE = r"""
@@ -73,7 +73,7 @@ def spec(tmp_path, monkeypatch):
 
 @pytest.fixture
 def board(spec):
-    with qemu.Board("flash.img", ["disk.img"], spec=spec) as started:
+    with machine.Board("flash.img", ["disk.img"], spec=spec) as started:
         yield started
 
 
@@ -134,7 +134,7 @@ def test_a_kill_from_another_thread_ends_a_wait(board):
 
 
 def test_a_qemu_that_does_not_start_is_an_error_with_its_stderr(spec):
-    board = qemu.Board("flash.img", spec=spec, extra=["--broken"])
+    board = machine.Board("flash.img", spec=spec, extra=["--broken"])
     with pytest.raises(LifeboatError, match="broken on purpose"):
         board.on()
     assert not board.running
@@ -145,7 +145,7 @@ def test_a_qemu_that_does_not_start_is_an_error_with_its_stderr(spec):
 
 
 def arguments(spec, *drives, flash="flash.img", **keywords):
-    return qemu.machine_arguments(spec, flash, drives, **keywords)
+    return machine.machine_arguments(spec, flash, drives, **keywords)
 
 
 def after(option, command):
@@ -181,7 +181,7 @@ def usb_places(command):
 
 
 def test_usb_disks_hang_beside_sata_disks_on_a_controller_of_their_own(spec):
-    command = arguments(spec, "a", qemu.Usb("b", {"serial": "U"}), None, "c", qemu.Usb("d"))
+    command = arguments(spec, "a", machine.Usb("b", {"serial": "U"}), None, "c", machine.Usb("d"))
     devices = after("-device", command)
     assert "pci-ohci,id=usb,num-ports=3" in devices
     assert [d.split("bus=")[1].split(",")[0] for d in devices if d.startswith("ide-hd")] == [
@@ -195,7 +195,7 @@ def test_usb_disks_hang_beside_sata_disks_on_a_controller_of_their_own(spec):
 
 def test_a_board_with_usb_disks_only_has_them_in_order(spec):
     usb = spec.with_usb()
-    command = arguments(usb, "a", None, "b", qemu.Sata("c"))
+    command = arguments(usb, "a", None, "b", machine.Sata("c"))
     assert [place[1] for place in usb_places(command)] == ["port=1", "port=3"]
     assert len([d for d in after("-device", command) if d.startswith("ide-hd")]) == 1
     assert not usb_places(arguments(usb))
@@ -209,11 +209,11 @@ def test_there_are_no_more_usb_disks_than_ports(spec):
 
 
 def test_media_may_be_files_nbd_exports_or_anything_blockdev_knows(spec):
-    with nbd.Lab() as lab:
-        export = lab.export("disk", nbd.MemoryStore(bytes(512)))
+    with faulty_media.Lab() as lab:
+        export = lab.export("disk", faulty_media.MemoryStore(bytes(512)))
         faulty = {"driver": "blkdebug", "image": {"driver": "file", "filename": "x"}}
         command = arguments(
-            spec, "a,b.img", export, faulty, qemu.Sata("c", {"serial": "S,1"}), flash=export
+            spec, "a,b.img", export, faulty, machine.Sata("c", {"serial": "S,1"}), flash=export
         )
     nodes = [json.loads(node) for node in after("-blockdev", command)]
     assert nodes[0]["file"]["filename"].endswith("/a,b.img")
@@ -227,7 +227,9 @@ def test_media_may_be_files_nbd_exports_or_anything_blockdev_knows(spec):
 
 
 def test_the_command_line_is_quoted_for_a_shell(spec):
-    board = qemu.Board("a b.img", ["c d.img"], spec=spec, icount="shift=0", extra=["-no-reboot"])
+    board = machine.Board(
+        "a b.img", ["c d.img"], spec=spec, icount="shift=0", extra=["-no-reboot"]
+    )
     line = board.command_line()
     board.close()
     assert shlex.split(line) == board.arguments()
@@ -268,7 +270,7 @@ def test_an_sd_card_is_optional_and_in_any_place(sifive, card):
     assert len(after("-drive", arguments(sifive, None, card))) == 2
 
 
-@pytest.mark.parametrize("drives", [["a", "b"], [qemu.Sata("a")], [qemu.Usb("a")]])
+@pytest.mark.parametrize("drives", [["a", "b"], [machine.Sata("a")], [machine.Usb("a")]])
 def test_more_than_one_card_or_a_sata_disk_is_refused(sifive, drives):
     with pytest.raises(LifeboatError, match="one slot for an SD card") as caught:
         arguments(sifive, *drives)
@@ -284,8 +286,8 @@ def test_a_card_image_that_is_no_power_of_two_is_refused(sifive, card, size):
 
 
 def test_soldered_media_may_be_exports_or_anything_blockdev_knows(sifive):
-    with nbd.Lab() as lab:
-        export = lab.export("disk", nbd.MemoryStore(bytes(512)))
+    with faulty_media.Lab() as lab:
+        export = lab.export("disk", faulty_media.MemoryStore(bytes(512)))
         errors = [{"event": "none", "sector": 7, "once": True}]
         faulty = {"driver": "blkdebug", "image": export_of(export), "inject-error": errors}
         flash, disk = after("-drive", arguments(sifive, faulty, flash=export))
@@ -300,9 +302,9 @@ def export_of(export):
 
 def test_the_boards_of_the_tree_can_be_loaded(monkeypatch):
     monkeypatch.delenv("LIFEBOAT_ROOT", raising=False)
-    virt, sifive = boards.load("qemu_virt"), boards.load("qemu_sifive_u")
+    virt, sifive = board_spec.load("qemu_virt"), board_spec.load("qemu_sifive_u")
     assert (virt.flash_kind, virt.disk_kind, virt.boot_base) == ("pflash", "sata", None)
     assert (sifive.flash_kind, sifive.disk_kind, sifive.boot_base) == ("mtd", "sd", 0x20000000)
-    assert boards.load("sifive_u") == sifive
+    assert board_spec.load("sifive_u") == sifive
     with pytest.raises(LifeboatError, match="no board 'other'"):
-        boards.load("other")
+        board_spec.load("other")

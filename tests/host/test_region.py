@@ -8,9 +8,10 @@ from dataclasses import replace
 import handmade
 import pytest
 
-from lifeboat_host import gpt, region
-from lifeboat_host.disks import Disk
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.disk import gpt
+from lifeboat_host.disk.disk import Disk
+from lifeboat_host.model import region
 
 TYPE = uuid.UUID("183690C2-8509-4DAE-A160-C2B9CF3B0828")
 OTHER = uuid.UUID("0FC63DAF-8483-4772-8E79-3D69D8477DE4")

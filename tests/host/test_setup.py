@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from lifeboat_host import boards
+from lifeboat_host.base import tree
 
 pytestmark = pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")
 
@@ -44,7 +44,7 @@ def sh(tmp_path):
             ["sh", "-c", script],
             env={
                 **os.environ,
-                "LIFEBOAT_ROOT": str(boards.root()),
+                "LIFEBOAT_ROOT": str(tree.root()),
                 "LIFEBOAT_CACHE": str(cache),
                 "MICROPYTHON_DIR": "",
                 "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",

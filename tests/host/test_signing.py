@@ -21,8 +21,8 @@ from fakes import board as sim
 from fakes import signer as owners
 from lifeboat import boot
 from lifeboat import lms as board_lms
-from lifeboat_host import formats, image
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.model import formats, image
 from lifeboat_host.model.keyset import Parameters, PublicKey
 from lifeboat_host.signing import files, keyfile, signers, used
 from lifeboat_host.signing.keyfile import PrivateKey
@@ -272,7 +272,7 @@ def test_a_write_that_takes_half_is_gone_on_with(key, monkeypatch):
 CHILD = """
 import sys
 from pathlib import Path
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.signing import used
 from lifeboat_host.signing.signers import KeySigner
 used._MACHINE_ID = Path(sys.argv[2])

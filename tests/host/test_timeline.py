@@ -5,8 +5,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lifeboat_host import chart, journal, timeline
-from lifeboat_host.formats import Entry, RegionHeader
+from lifeboat_host.model import journal
+from lifeboat_host.model.formats import Entry, RegionHeader
+from lifeboat_host.ui import log_chart, log_page
 
 HEADER = RegionHeader(512, bytes(range(16)), bytes(16), 8, 8000, 0, 1, 2, 1 << 20)
 NAMESPACE = "http://www.w3.org/2000/svg"
@@ -51,12 +52,12 @@ TOLD = history(
 
 
 def svg(told):
-    return ElementTree.fromstring(timeline.svg(told))
+    return ElementTree.fromstring(log_page.svg(told))
 
 
 def page(told, lines=("summary",)):
     """The HTML is kept such that an XML parser reads it."""
-    text = timeline.html(told, lines)
+    text = log_page.html(told, lines)
     assert text.startswith("<!DOCTYPE html>")
     return ElementTree.fromstring(text[len("<!DOCTYPE html>") :])
 
@@ -79,19 +80,19 @@ def test_every_event_is_in_the_picture(draw):
             assert journal.tell(event.entry) in hover
 
 
-@pytest.mark.parametrize("text", [timeline.svg(TOLD), timeline.html(TOLD, ["summary"])])
+@pytest.mark.parametrize("text", [log_page.svg(TOLD), log_page.html(TOLD, ["summary"])])
 def test_the_file_needs_nothing_from_elsewhere(text):
     assert not re.search(r"(href|src|url\(|@import|<script|<link)", text.replace(NAMESPACE, ""))
     assert "://" not in text.replace(NAMESPACE, "")
 
 
-@pytest.mark.parametrize("text", [timeline.svg(TOLD), timeline.html(TOLD, [])])
+@pytest.mark.parametrize("text", [log_page.svg(TOLD), log_page.html(TOLD, [])])
 def test_the_picture_follows_the_readers_light_and_dark(text):
     assert "prefers-color-scheme: dark" in text and "color-scheme: light dark" in text
 
 
 def test_the_page_fits_a_narrow_window():
-    text = timeline.html(TOLD, [])
+    text = log_page.html(TOLD, [])
     assert 'name="viewport"' in text
     assert "overflow-x: auto" in text and "position: sticky" in text
 
@@ -118,7 +119,7 @@ def test_rows_columns_and_what_stands_over_them():
 
 def test_the_legend_explains_the_marks_that_occur():
     labels = texts(svg(TOLD))
-    meanings = [meaning for _, meaning in chart.MARKS.values()]
+    meanings = [meaning for _, meaning in log_chart.MARKS.values()]
     assert [label for label in labels if label in meanings] == meanings
     few = history(boot(1), (1, 0, "found", "", "flash", 7, 1))
     assert [label for label in texts(svg(few)) if label in meanings] == ["damaged"]
@@ -162,7 +163,7 @@ def test_many_blocks_share_rows_and_many_sessions_are_drawn_narrow():
     labels = texts(svg(history(*entries)))
     assert sum(label.startswith("block") for label in labels) <= 16
     assert "100" in labels and "RUN" in labels
-    assert len(chart.Chart(history(*entries))._sessions) == 100
+    assert len(log_chart.Chart(history(*entries))._sessions) == 100
 
 
 def test_a_very_long_journal_shows_its_latest_sessions():
@@ -174,7 +175,7 @@ def test_a_very_long_journal_shows_its_latest_sessions():
 
 def test_very_many_names_share_a_row():
     told = history(boot(1), *((1, 0, "created", "", f"disk{n}", 1, 1) for n in range(500)))
-    assert len(chart.Chart(told)._rows) < 40
+    assert len(log_chart.Chart(told)._rows) < 40
     hover = "\n".join(titles(svg(told)))
     assert "disk0: new" in hover and "disk499: new" in hover
 
@@ -192,8 +193,8 @@ def test_names_from_disks_and_files_do_no_harm():
     )  # fmt: skip
     for root in (svg(told), page(told, [bad])):
         assert not [e for e in root.iter() if e.tag.split("}")[-1] in ("script", "b")]
-    timeline.svg(told).encode()
-    timeline.html(told, [bad]).encode()
+    log_page.svg(told).encode()
+    log_page.html(told, [bad]).encode()
 
 
 def test_a_block_that_a_backup_copy_lost_is_no_row_of_the_flash():

@@ -13,9 +13,13 @@ import layouts_raw as raw
 import pytest
 from layouts import blank, put, run
 
-from lifeboat_host import boarddisk, diskmap, gpt, region, reserve, restore, undo
-from lifeboat_host.disks import Disk
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.board import board_disk
+from lifeboat_host.disk import gpt
+from lifeboat_host.disk.disk import Disk
+from lifeboat_host.model import region
+from lifeboat_host.reserve import disk_map, give_back, recovery_file
+from lifeboat_host.reserve.place import AUTO, carry_out, choose
 
 SIZE = 8 << 20
 REGION = 2 << 20
@@ -50,13 +54,13 @@ def own_partition(path):
 
 # (how the disk is made, where the region goes)
 CASES = {
-    "tail": (empty, reserve.AUTO),
-    "tail, garbage there": (dirty_tail, reserve.AUTO),
+    "tail": (empty, AUTO),
+    "tail, garbage there": (dirty_tail, AUTO),
     "LBA": (empty, 4096),
-    "new partition": (with_gpt, reserve.AUTO),
-    "new partition, garbage there": (dirty_gpt, reserve.AUTO),
+    "new partition": (with_gpt, AUTO),
+    "new partition, garbage there": (dirty_gpt, AUTO),
     "new GPT": (empty, region.GPT),
-    "own partition": (own_partition, reserve.AUTO),
+    "own partition": (own_partition, AUTO),
 }
 
 
@@ -92,28 +96,28 @@ def case(request, tmp_path):
 def prepare(path, where):
     """The place, header and recovery file of a reservation; writes nothing on the disk."""
     with Disk(path) as disk:
-        place = reserve.choose(disk, diskmap.look(disk), where, REGION)
+        place = choose(disk, disk_map.look(disk), where, REGION)
         at = [(place.first, place.sectors)]
         (header,) = region.new_headers([disk], at, slots=2, need=1 << 17)
         file = path.with_name(f"undo-{header.region_id.hex()}.json")
-        undo.save(undo.take(disk, place, header), file)
+        recovery_file.save(recovery_file.take(disk, place, header), file)
     return place, header, file
 
 
 def create(path, where):
     place, header, file = prepare(path, where)
     with Disk(path, write=True) as disk:
-        reserve.carry_out(disk, place, header)
+        carry_out(disk, place, header)
     return header, file
 
 
 def take_back(path, file, disk_class=Disk, arm=()):
-    saved = undo.load(file)
+    saved = recovery_file.load(file)
     with disk_class(path, write=True) as disk:
         if arm:
             disk.arm(*arm)
-        found = diskmap.look(disk, [saved.start // disk.lba_size])
-        restore.restore(disk, saved, restore.assess(disk, found, saved))
+        found = disk_map.look(disk, [saved.start // disk.lba_size])
+        give_back.restore(disk, saved, give_back.assess(disk, found, saved))
 
 
 def fill(path, header, seed=5):
@@ -138,7 +142,7 @@ def test_everything_is_as_it_was_after_the_board_filled_the_region(case):
 def test_the_commands_do_the_same(tmp_path, case, lifeboat, monkeypatch):
     path, where, before = case
     monkeypatch.chdir(tmp_path)
-    way = {reserve.AUTO: [], region.GPT: ["--gpt"]}.get(where, ["--lba", where])
+    way = {AUTO: [], region.GPT: ["--gpt"]}.get(where, ["--lba", where])
     told = json.loads(lifeboat("region", "plan", path, *NUMBERS, *way, "--json")[1])["disks"][0]
     overwrite = told["proposal"]["overwrites"]
     consent = ["--overwrite", "{}-{}".format(*overwrite)] if overwrite else []
@@ -170,7 +174,7 @@ def test_creation_cut_at_any_write_can_be_undone(case, torn):
         with Cut(path, write=True) as disk:
             disk.arm(at, torn)
             try:
-                reserve.carry_out(disk, place, header)
+                carry_out(disk, place, header)
             except PowerCut:
                 pass
             assert disk.cut == (at < total)
@@ -185,7 +189,7 @@ def test_other_systems_read_a_whole_table_at_every_cut(tmp_path, make, torn):
     make(path)
     before = path.read_bytes()
     old = partitions(path)
-    place, _, _ = prepare(path, reserve.AUTO)
+    place, _, _ = prepare(path, AUTO)
     seen = set()
     for at in range(sum(len(step) for step in place.table) + 1):
         path.write_bytes(before)
@@ -234,7 +238,7 @@ def test_removal_cut_at_any_write_can_be_done_again(case, torn):
 def test_when_the_table_was_changed_since_only_our_partition_goes(tmp_path):
     path = tmp_path / "disk.img"
     with_gpt(path)
-    header, file = create(path, reserve.AUTO)
+    header, file = create(path, AUTO)
     run("sfdisk", "--append", "--no-reread", path, stdin="5000,1000,L,\n")
     old = partitions(path)
     fill(path, header)
@@ -248,7 +252,7 @@ def test_when_the_table_was_changed_since_only_our_partition_goes(tmp_path):
 def test_a_table_without_our_partition_is_left_alone(tmp_path):
     path = tmp_path / "disk.img"
     with_gpt(path)
-    header, file = create(path, reserve.AUTO)
+    header, file = create(path, AUTO)
     run("sfdisk", "--delete", "--no-reread", path, "2")
     table = partitions(path)
     take_back(path, file)
@@ -278,7 +282,7 @@ def no_headers_any_more(path, header):
 def newer_region(path, header):
     with Disk(path, write=True) as disk:
         region.retire(disk, header)
-    create(path, reserve.AUTO)
+    create(path, AUTO)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +291,7 @@ def newer_region(path, header):
 def test_a_range_that_is_no_longer_ours_is_refused(tmp_path, change):
     path = tmp_path / "disk.img"
     empty(path)
-    header, file = create(path, reserve.AUTO)
+    header, file = create(path, AUTO)
     change(path, header)
     now = path.read_bytes()
     with pytest.raises(LifeboatError) as caught:
@@ -299,7 +303,7 @@ def test_a_range_that_is_no_longer_ours_is_refused(tmp_path, change):
 def test_a_partition_put_over_the_region_in_a_gpt_is_refused(tmp_path):
     path = tmp_path / "disk.img"
     with_gpt(path)
-    header, file = create(path, reserve.AUTO)
+    header, file = create(path, AUTO)
     blank_header = [(raw.LINUX, 2048, 4095), (raw.LINUX, header.start_lba - 8, SIZE // 512 - 60)]
     put(path, raw.gpt(SIZE, blank_header))  # the region's headers still stand in the range
     now = path.read_bytes()
@@ -312,7 +316,7 @@ def test_a_partition_put_over_the_region_in_a_gpt_is_refused(tmp_path):
 def test_another_disk_is_refused(tmp_path):
     path = tmp_path / "disk.img"
     empty(path)
-    _, file = create(path, reserve.AUTO)
+    _, file = create(path, AUTO)
     blank(path, SIZE + 4096)
     with pytest.raises(LifeboatError) as caught:
         take_back(path, file)
@@ -326,11 +330,11 @@ def test_a_recovery_file_is_small_where_the_disk_was_empty(tmp_path):
     path = tmp_path / "disk.img"
     blank(path, 2 << 30)
     with Disk(path) as disk:
-        place = reserve.choose(disk, diskmap.look(disk), reserve.AUTO, 1 << 30)
+        place = choose(disk, disk_map.look(disk), AUTO, 1 << 30)
         (header,) = region.new_headers(
             [disk], [(place.first, place.sectors)], slots=2, need=1 << 17
         )
-        undo.save(undo.take(disk, place, header), tmp_path / "undo.json")
+        recovery_file.save(recovery_file.take(disk, place, header), tmp_path / "undo.json")
     assert (tmp_path / "undo.json").stat().st_size < 16384
 
 
@@ -347,10 +351,10 @@ def test_it_is_on_the_medium_before_the_disk_is_changed(tmp_path, lifeboat, monk
     def note_write(disk, offset, data):
         writes.append(offset)
         assert synced[:2] == [f"{file}.part", str(tmp_path)]
-        assert undo.load(file).size == SIZE
+        assert recovery_file.load(file).size == SIZE
         write(disk, offset, data)
 
-    monkeypatch.setattr(undo.os, "fsync", note_fsync)
+    monkeypatch.setattr(recovery_file.os, "fsync", note_fsync)
     monkeypatch.setattr(Disk, "write", note_write)
     create = ["region", "create", path, *NUMBERS, "--undo", file, "--yes"]
     assert lifeboat(*create)[0] == 0
@@ -380,7 +384,7 @@ def test_a_recovery_file_that_could_not_be_written_whole_is_not_left(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(undo.os, "fsync", full)
+        patch.setattr(recovery_file.os, "fsync", full)
         code, out, _ = lifeboat(*create)
     assert (code, json.loads(out)["error"]["code"]) == (1, "undo-write")
     assert os.listdir(tmp_path) == ["disk.img"]
@@ -454,11 +458,11 @@ def broken(change):
 def test_a_damaged_recovery_file_is_refused(tmp_path, spoil):
     path = tmp_path / "disk.img"
     empty(path)
-    _, file = create(path, reserve.AUTO)
+    _, file = create(path, AUTO)
     content = json.loads(file.read_text())
     file.write_text(spoil(content))
     with pytest.raises(LifeboatError) as caught:
-        undo.load(file)
+        recovery_file.load(file)
     assert caught.value.code == "undo-broken"
 
 
@@ -485,7 +489,7 @@ def test_without_the_file_only_the_region_ends(case, lifeboat):
     units = [*header.copies, header.slot(0), header.slot(1)]
     assert changed == {at // 4096 for at in units}
     assert not any(now[at : at + 4096].strip(b"\0") for at in units)
-    if where == reserve.AUTO and removed["table"] == "entry":
+    if where == AUTO and removed["table"] == "entry":
         assert [part["start"] for part in partitions(path)] == [2048]
         assert "No errors detected" in run("sfdisk", "--verify", path)
     assert lifeboat("region", "remove", path, "--yes")[0] == 1  # there is none any more
@@ -498,7 +502,7 @@ def test_a_region_on_a_disk_that_holds_something_else_now_needs_its_range_named(
     """An application has a file system on user_area(), or mkfs was given the whole disk."""
     path = tmp_path / "disk.img"
     empty(path)
-    header, file = create(path, reserve.AUTO)
+    header, file = create(path, AUTO)
     swap_space(path, header)
     now = path.read_bytes()
     first, last = header.start_lba, header.start_lba + header.sectors - 1
@@ -531,7 +535,7 @@ def test_a_file_system_in_our_partition_is_not_destroyed_unasked(
     """Its type is still lifeboat's, and header copies that mkfs did not write on are whole."""
     path = tmp_path / "disk.img"
     with_gpt(path)
-    header, file = create(path, reserve.AUTO)
+    header, file = create(path, AUTO)
     fill(path, header)
     whole = path.read_bytes()
     part = tmp_path / "part"
@@ -559,7 +563,7 @@ def test_a_file_system_in_our_partition_is_not_destroyed_unasked(
 def test_removal_spares_what_is_no_header_and_no_commit_record(tmp_path, lifeboat):
     path = tmp_path / "disk.img"
     empty(path)
-    header, _ = create(path, reserve.AUTO)
+    header, _ = create(path, AUTO)
     put(path, [(header.start, b"not a header"), (header.slot(0), b"not a record")])
     now = path.read_bytes()
     assert lifeboat("region", "remove", path, "--yes")[0] == 0
@@ -634,7 +638,7 @@ def test_a_disk_that_changed_after_the_question_is_not_given_back(
 ):
     path = tmp_path / "disk.img"
     with_gpt(path)
-    header, file = create(path, reserve.AUTO)
+    header, file = create(path, AUTO)
 
     def ours_becomes_theirs():
         put(path, raw.gpt(SIZE, [*PARTITIONS, (raw.LINUX, header.start_lba, 16000)]))
@@ -682,8 +686,8 @@ def test_the_same_commands_work_on_the_disks_of_a_board(tmp_path, case, lifeboat
         with Remote(path, write=write) as disk:
             yield [disk]
 
-    monkeypatch.setattr(boarddisk, "open_disks", open_disks)
-    way = {reserve.AUTO: [], region.GPT: ["--gpt"]}.get(where, ["--lba", where])
+    monkeypatch.setattr(board_disk, "open_disks", open_disks)
+    way = {AUTO: [], region.GPT: ["--gpt"]}.get(where, ["--lba", where])
     port = ["--port", "/dev/pts/9", *NUMBERS, *way]
     told = json.loads(lifeboat("region", "plan", *port, "--json")[1])["disks"][0]
     used = told["proposal"]["overwrites"]

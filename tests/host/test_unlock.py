@@ -15,9 +15,9 @@ import pytest
 
 from fakes import board as sim
 from fakes import forgery, signer
+from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.board.locked import Challenge, parse_status
 from lifeboat_host.commands import signing
-from lifeboat_host.errors import LifeboatError
 from lifeboat_host.model.keyset import KeySet, PublicKey
 from lifeboat_host.signing import keyfile
 

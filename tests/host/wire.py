@@ -10,8 +10,9 @@ import fakes.deflate  # noqa: F401 - the agent needs it
 from lifeboat import agent as agents
 from lifeboat import boot, running
 from lifeboat import line as lines
-from lifeboat_host import boarddisk, cli_provision
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.board import board_disk
+from lifeboat_host.commands import provision
 
 
 class Pipe:
@@ -167,7 +168,7 @@ def connector(lifeboat, monkeypatch, capsys, tmp_path):
 
     def connect(board, wire=None):
         wire = wire or Wire(board)
-        for module in (cli_provision, boarddisk):
+        for module in (provision, board_disk):
             monkeypatch.setattr(module, "Link", lambda port: wire)
         said = [importlib.import_module("lifeboat." + name) for name in ("report", "advice")]
         for module in (agents, boot, *said):

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from lifeboat_host import boards
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.pico.board import Pico
+from lifeboat_host.qemu import board_spec
 from qemu.rig import MB, Rig, pty_board
 
 BOARDS = [
@@ -96,14 +96,16 @@ def pytest_collection_modifyitems(items):
 def spec(request):
     """Each board in turn, or a skip that says what is missing to run it."""
     name, _, kind = request.param.partition("-")
-    spec = boards.load(name, boards.SIGNED if kind == boards.SIGNED else boards.UNSIGNED)
+    spec = board_spec.load(
+        name, board_spec.SIGNED if kind == board_spec.SIGNED else board_spec.UNSIGNED
+    )
     if kind == "usb":
         spec = spec.with_usb()
     try:
         _ = spec.firmware
     except LifeboatError as error:
         pytest.skip(str(error))
-    if spec.emulator == boards.RP2040PY:
+    if spec.emulator == board_spec.RP2040PY:
         if importlib.util.find_spec("rp2040py") is None:
             pytest.skip("no rp2040py, which is for x86_64 and Python 3.11 or newer only")
     elif not shutil.which(spec.qemu):
@@ -121,7 +123,7 @@ def sata_only(request, spec):
 @pytest.fixture(autouse=True)
 def not_on_a_pico(request, spec, monkeypatch):
     """Skip what an emulated Pico can not show."""
-    if spec.emulator != boards.RP2040PY:
+    if spec.emulator != board_spec.RP2040PY:
         return
     node = request.node
     why = PICO_SKIPS.get(node.path.name) or PICO_SKIPS.get(node.originalname)

@@ -12,9 +12,13 @@ from pathlib import Path
 import pytest
 
 from fakes import signer
-from lifeboat_host import boards, disks, image, region
-from lifeboat_host.errors import LifeboatError
-from lifeboat_host.pico.board import machine_arguments, make
+from lifeboat_host.base import tree
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.disk.disk import Disk
+from lifeboat_host.model import image, region
+from lifeboat_host.pico.board import make
+from lifeboat_host.qemu import board_spec
+from lifeboat_host.qemu.machine import machine_arguments
 
 MB = 1 << 20
 DISK = 256 * MB  # SD cards want a power of two
@@ -27,7 +31,7 @@ print("app: running in", os.getcwd())
 
 def firmware_bytes(size, seed):
     """Real firmware bytes of that size where set-up fetched some, in an order of its own."""
-    payload = boards.cache() / "payload" / "os.bin"
+    payload = tree.cache() / "payload" / "os.bin"
     rng = random.Random(seed)
     if not payload.is_file():
         return rng.randbytes(size)
@@ -113,7 +117,7 @@ class Rig:
             flash_size=self.spec.flash_size,
             block_size=block,
         )
-        if self.spec.policy == boards.SIGNED:
+        if self.spec.policy == board_spec.SIGNED:
             self.sign()
         self.good = self.flash.read_bytes()
         self.blocks = made.block_count
@@ -136,7 +140,7 @@ class Rig:
         paths = [self.blank_disk(sizes[i % len(sizes)]) for i in range(count)]
         need = region.slot_size_for(self.spec.flash_size, self.spec.block_size)
         with ExitStack() as stack:
-            opened = [stack.enter_context(disks.Disk(p, write=True)) for p in paths]
+            opened = [stack.enter_context(Disk(p, write=True)) for p in paths]
             headers = region.new_set(opened, region.TAIL, need=need)
             for disk, header in zip(opened, headers):
                 region.create(disk, header)
@@ -204,7 +208,7 @@ class Rig:
 
     def journal_range(self, path):
         """Bytes [start, end) of the journal on a disk; nothing when it has no region."""
-        with disks.Disk(path) as disk:
+        with Disk(path) as disk:
             try:
                 start, pages = region.find(disk).header.journal
             except LifeboatError:
@@ -213,14 +217,14 @@ class Rig:
 
     def copies(self, path):
         """What the host tools find on a disk: the committed slots, and the bad blocks of each."""
-        with disks.Disk(path) as disk:
+        with Disk(path) as disk:
             slots = region.read_slots(disk, region.find(disk).header)
             checks = region.verify(disk, slots)
         return {check.manifest.version: check.bad for check in checks}
 
     def block_place(self, path, block):
         """Byte offset on a disk of a block of its newest copy."""
-        with disks.Disk(path) as disk:
+        with Disk(path) as disk:
             newest = region.newest(region.read_slots(disk, region.find(disk).header))
             return region.block_offset(newest.offset, newest.manifest, block)
 
@@ -233,7 +237,7 @@ class Rig:
 
     def region_range(self, path):
         """Bytes [start, end) of the region on a disk."""
-        with disks.Disk(path) as disk:
+        with Disk(path) as disk:
             header = region.find(disk).header
             start = header.start_lba * header.lba_size
             return start, start + header.size

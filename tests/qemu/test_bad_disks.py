@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from lifeboat_host import nbd
+from lifeboat_host.qemu import faulty_media
 from qemu.rig import DISK, MB, extents
 
 # docs/operations.md: the bound on a healthy power-on, beyond the inspection, for each disk.
@@ -67,8 +67,8 @@ def test_a_disk_without_region(rig8, condition):
 
 @pytest.mark.sata
 def test_errors_on_every_read(rig8, condition):
-    with nbd.Lab() as lab:
-        export = lab.export("disk", nbd.FileStore(rig8.drives[0]))
+    with faulty_media.Lab() as lab:
+        export = lab.export("disk", faulty_media.FileStore(rig8.drives[0]))
         with frozen(rig8, [export]) as board:
             fault = export.fail("read")
             board.qmp("cont")
@@ -82,8 +82,8 @@ def test_errors_on_every_read(rig8, condition):
 @pytest.mark.sata
 def test_commands_that_never_complete(rig8, condition):
     """The disk stops answering; the server's answer comes long after the board has decided."""
-    with nbd.Lab() as lab:
-        export = lab.export("disk", nbd.FileStore(rig8.drives[0]))
+    with faulty_media.Lab() as lab:
+        export = lab.export("disk", faulty_media.FileStore(rig8.drives[0]))
         with frozen(rig8, [export]) as board:
             held = hold_reads(rig8, export, 30)
             began = time.monotonic()
@@ -104,8 +104,8 @@ def test_commands_that_never_complete(rig8, condition):
 @pytest.mark.sata
 def test_a_hung_disk_does_not_keep_the_other_from_healing(rig8):
     break_flash(rig8)
-    with nbd.Lab() as lab:
-        export = lab.export("disk", nbd.FileStore(rig8.drives[0]))
+    with faulty_media.Lab() as lab:
+        export = lab.export("disk", faulty_media.FileStore(rig8.drives[0]))
         with frozen(rig8, [export, rig8.drives[1]]) as board:
             held = hold_reads(rig8, export, 20)
             board.qmp("cont")
@@ -120,8 +120,8 @@ def test_a_hung_disk_does_not_keep_the_other_from_healing(rig8):
 def test_a_disk_that_vanishes_while_the_backup_is_made(empty_rig):
     empty_rig.make_image(2 * MB)
     empty_rig.add_disks(2)
-    with nbd.Lab() as lab:
-        exports = [lab.export(p.stem, nbd.FileStore(p)) for p in empty_rig.drives]
+    with faulty_media.Lab() as lab:
+        exports = [lab.export(p.stem, faulty_media.FileStore(p)) for p in empty_rig.drives]
         exports[0].fail("write", "flush", after=6)
         report = empty_rig.heal(drives=exports)
         assert states(report) == ["stale", "created"]
@@ -133,11 +133,11 @@ def test_a_disk_that_drops_writes_is_found_out(empty_rig):
     empty_rig.make_image(2 * MB)
     empty_rig.add_disks()
 
-    class Forgetful(nbd.FileStore):
+    class Forgetful(faulty_media.FileStore):
         def write(self, offset, data):
             pass
 
-    with nbd.Lab() as lab:
+    with faulty_media.Lab() as lab:
         lazy = lab.export("lazy", Forgetful(empty_rig.drives[0]), volatile=False)
         report, console = empty_rig.power_on([lazy, *empty_rig.drives[1:]])
     assert states(report) == ["stale", "created"][: len(empty_rig.drives)]

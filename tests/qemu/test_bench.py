@@ -2,8 +2,9 @@
 
 import pytest
 
-from lifeboat_host import bench, boards
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.bench import measure
+from lifeboat_host.qemu import board_spec
 
 KEYS = {}
 KEYS["qemu_virt"] = [
@@ -57,9 +58,9 @@ MISSED = {
 
 @pytest.fixture(scope="module")
 def rows(spec):
-    if not bench.cross_compiler().is_file():
+    if not measure.cross_compiler().is_file():
         pytest.skip("mpy-cross is not built: run ./lifeboat setup")
-    return {row.key: row for row in bench.measure(spec, quick=True)}
+    return {row.key: row for row in measure.measure(spec, quick=True)}
 
 
 def test_the_goals_are_reached_but_for_those_that_are_known_to_be_missed(rows, spec):
@@ -76,10 +77,10 @@ def test_every_goal_is_tested(rows, spec):
 
 
 def test_the_phases_of_a_start_are_all_there(rows, spec):
-    if not bench.counts(spec):
+    if not measure.counts(spec):
         pytest.skip("its emulator counts no instructions")
     phases = {key: row.value for key, row in rows.items() if key.startswith("start, 2 MB, ")}
-    assert list(phases) == [f"start, 2 MB, {name}" for name in bench._PHASES]
+    assert list(phases) == [f"start, 2 MB, {name}" for name in measure._PHASES]
     # To the microsecond: a clock's tick may be a thousand instructions.
     assert sum(phases.values()) == pytest.approx(rows["start, 2 MB"].value)
     assert phases.pop("start, 2 MB, bus") >= 0 and min(phases.values()) > 0
@@ -87,7 +88,7 @@ def test_the_phases_of_a_start_are_all_there(rows, spec):
 
 
 def test_a_compiler_that_is_missing_is_told(spec, monkeypatch, tmp_path):
-    monkeypatch.setattr(boards, "cache", lambda: tmp_path)
+    monkeypatch.setattr(board_spec, "cache", lambda: tmp_path)
     with pytest.raises(LifeboatError) as caught:
-        bench.module_sizes(bench.plan_for(spec))
+        measure.module_sizes(measure.plan_for(spec))
     assert caught.value.code == "mpy-cross"

@@ -4,14 +4,16 @@ import json
 
 import pytest
 
-from lifeboat_host import boards, demo
-from lifeboat_host.errors import EXIT_ERROR, EXIT_OK
+from lifeboat_host.base import tree
+from lifeboat_host.base.errors import EXIT_ERROR, EXIT_OK
+from lifeboat_host.bench import demo
+from lifeboat_host.qemu import board_spec
 
 
 @pytest.fixture
 def scratch_cache(spec, tmp_path, monkeypatch):
     """A cache of the test's own, with the board's firmware and half a megabyte to protect."""
-    real = boards.cache()
+    real = tree.cache()
     (tmp_path / "boards").symlink_to(real / "boards")
     (tmp_path / "payload").mkdir()
     (tmp_path / "payload" / "os.bin").write_bytes(bytes(range(256)) * 16384)
@@ -21,7 +23,7 @@ def scratch_cache(spec, tmp_path, monkeypatch):
 
 def board(spec):
     """The demo's options for a board."""
-    return ["--board", spec.id] + ["--sign"] * (spec.policy == boards.SIGNED)
+    return ["--board", spec.id] + ["--sign"] * (spec.policy == board_spec.SIGNED)
 
 
 def test_the_demo_heals_every_round(spec, scratch_cache, capsys):
@@ -29,7 +31,7 @@ def test_the_demo_heals_every_round(spec, scratch_cache, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["ok"] and all(r["identical"] and r["applications_ran"] for r in told["rounds"])
     rounds = {"pflash": 10, "mtd": 7, "port": 4}[spec.flash_kind]
-    assert len(told["rounds"]) == rounds + (spec.policy == boards.SIGNED)
+    assert len(told["rounds"]) == rounds + (spec.policy == board_spec.SIGNED)
 
 
 def test_the_demo_fails_when_something_did_not_heal(spec, scratch_cache, monkeypatch, capsys):

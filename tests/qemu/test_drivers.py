@@ -9,7 +9,7 @@ import pytest
 
 from cpython_floor import ROOT
 from fakes.rng import Rng
-from lifeboat_host import nbd
+from lifeboat_host.qemu import faulty_media
 from qemu.rig import MB, Rig, extents
 
 virt = pytest.mark.parametrize("spec", ["qemu_virt"], indirect=True)
@@ -220,8 +220,8 @@ def test_a_disk_beyond_32_bits(rig):
 @virt
 def test_errors_of_a_disk_and_work_after_them(rig):
     """A sector that fails to be read, one that fails to be written, a flush that fails once."""
-    with nbd.Lab() as lab:
-        export = lab.export("disk", nbd.FileStore(rig.blank_disk(16 * MB)))
+    with faulty_media.Lab() as lab:
+        export = lab.export("disk", faulty_media.FileStore(rig.blank_disk(16 * MB)))
         with Console(rig, [export]) as console:
             faults = [
                 export.fail("read", span=(1000 * 512, 1001 * 512)),
@@ -249,8 +249,8 @@ def test_errors_of_a_disk_and_work_after_them(rig):
 
 @virt
 def test_a_hung_command_and_the_disk_revived(rig):
-    with nbd.Lab() as lab:
-        export = lab.export("disk", nbd.FileStore(rig.blank_disk(16 * MB)))
+    with faulty_media.Lab() as lab:
+        export = lab.export("disk", faulty_media.FileStore(rig.blank_disk(16 * MB)))
         with Console(rig, [export]) as console:
             held = export.hold("read", seconds=30, span=(MB, 2 * MB))
             out = console.run(
@@ -413,8 +413,8 @@ def test_a_disk_object_of_before_a_start_is_gone_and_its_successor_works(rig):
 @virt
 def test_a_write_that_a_start_interrupts_is_not_reported_as_done(rig):
     """A scheduled callback starts the controllers anew while the disk is slow to write."""
-    with nbd.Lab() as lab:
-        export = lab.export("disk", nbd.FileStore(rig.blank_disk(16 * MB)))
+    with faulty_media.Lab() as lab:
+        export = lab.export("disk", faulty_media.FileStore(rig.blank_disk(16 * MB)))
         with Console(rig, [export]) as console:
             held = export.hold("write", seconds=2, span=(MB, 2 * MB))
             assert console.run(
@@ -438,8 +438,8 @@ def test_a_write_that_a_start_interrupts_is_not_reported_as_done(rig):
 @virt
 def test_no_read_completes_into_the_heap_after_a_soft_reset(rig):
     """To stop the port is not enough: QEMU still completes a read that the host has begun."""
-    with nbd.Lab() as lab:
-        export = lab.export("disk", nbd.MemoryStore(b"late" * (4 * MB)))
+    with faulty_media.Lab() as lab:
+        export = lab.export("disk", faulty_media.MemoryStore(b"late" * (4 * MB)))
         with rig.board([export]) as board:
             board.repl()
             board.run(PRELUDE)

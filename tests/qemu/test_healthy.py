@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lifeboat_host import nbd
+from lifeboat_host.qemu import faulty_media
 from qemu.rig import MB
 
 COUNTERS = """
@@ -36,8 +36,8 @@ def test_a_healthy_power_on_changes_no_file_and_no_counter(rig8):
 
 
 def test_a_healthy_power_on_reads_no_payload_and_sends_no_write(rig8):
-    with nbd.Lab() as lab:
-        exports = [lab.export(p.stem, nbd.FileStore(p)) for p in rig8.drives]
+    with faulty_media.Lab() as lab:
+        exports = [lab.export(p.stem, faulty_media.FileStore(p)) for p in rig8.drives]
         report, _ = rig8.power_on(exports)
         assert report["verdict"] == "RUN"
         assert {op.name for op in lab.log} <= {"read"}

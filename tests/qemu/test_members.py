@@ -2,7 +2,8 @@
 
 import pytest
 
-from lifeboat_host import disks, region
+from lifeboat_host.disk.disk import Disk
+from lifeboat_host.model import region
 from qemu.rig import DISK, MB, Rig
 
 several = pytest.mark.sata
@@ -89,7 +90,7 @@ def test_a_new_empty_member_is_brought_level(rig8):
     new = rig8.folder / "new.img"
     with open(new, "wb") as f:
         f.truncate(DISK)
-    with disks.Disk(rig8.drives[0]) as old, disks.Disk(new, write=True) as disk:
+    with Disk(rig8.drives[0]) as old, Disk(new, write=True) as disk:
         header = region.joining(region.find(old).header, disk, region.TAIL, None)
         region.create(disk, header)
     # What came through a disk alone is read, until a person says that it is this controller's.
@@ -135,7 +136,7 @@ def test_a_foreign_set_is_read_but_not_written(rig8, empty_rig, tmp_path_factory
     rig8.damage((0, b"\xff" * rig8.spec.flash_size))
     report, _ = rig8.power_on([*rig8.drives, other.drives[0]])
     assert report["verdict"] == "RESCUE" and "set-unclear" in [r[0] for r in report["reasons"]]
-    with disks.Disk(rig8.drives[0]) as disk:
+    with Disk(rig8.drives[0]) as disk:
         own = region.find(disk).header.set_id.hex()
     adopt(rig8, [*rig8.drives, other.drives[0]], own)
     report = rig8.heal(drives=[*rig8.drives, other.drives[0]])

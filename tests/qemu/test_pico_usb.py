@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cpython_floor import ROOT
-from lifeboat_host import image
+from lifeboat_host.model import image
 from lifeboat_host.pico.board import Pico
 from qemu.rig import Rig
 

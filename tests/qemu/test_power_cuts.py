@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from lifeboat_host import nbd
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.qemu import faulty_media
 from qemu.rig import MB
 
 CUTS = 15  # for each of the two tests
@@ -23,9 +23,9 @@ def power_on(rig, cut_at=None, torn=0):
     """A power-on, all media in a lab. Returns (report or None, operations, the cut one)."""
     if rig.small:
         return power_on_pico(rig, cut_at, torn)
-    with nbd.Lab(cut_at=cut_at, torn=torn, on_cut=lambda: board.kill()) as lab:
-        flash = lab.export("flash", nbd.FileStore(rig.flash), volatile=False)
-        drives = [lab.export(p.stem, nbd.FileStore(p)) for p in rig.drives]
+    with faulty_media.Lab(cut_at=cut_at, torn=torn, on_cut=lambda: board.kill()) as lab:
+        flash = lab.export("flash", faulty_media.FileStore(rig.flash), volatile=False)
+        drives = [lab.export(p.stem, faulty_media.FileStore(p)) for p in rig.drives]
         path, rig.flash = rig.flash, flash
         try:
             board = rig.board(drives)

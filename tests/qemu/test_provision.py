@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from lifeboat_host import boarddisk, disks, image, region
-from lifeboat_host.agent import Agent
-from lifeboat_host.boarddisk import open_disks
-from lifeboat_host.errors import LifeboatError
-from lifeboat_host.link import Link
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.board import board_disk
+from lifeboat_host.board.agent import Agent
+from lifeboat_host.board.board_disk import open_disks
+from lifeboat_host.board.link import Link
+from lifeboat_host.disk.disk import Disk
+from lifeboat_host.model import image, region
 from qemu.rig import DISK, MB, Rig, data_hash, pty_board
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -276,7 +278,7 @@ def test_a_disk_behind_the_board_is_the_disk(rig2):
     name = rig2.disk_name(rig2.most_disks - 1)
     start, end = rig2.region_range(path)
     rng = random.Random(3)
-    with disks.Disk(path) as file, pty_board(rig2) as (port, _):
+    with Disk(path) as file, pty_board(rig2) as (port, _):
         inspected = lifeboat("region", "inspect", "--port", port, name)["members"]
         assert [member["disk"] for member in inspected] == [name]
         with open_disks(port, [name], write=True) as (disk,):
@@ -311,7 +313,7 @@ def test_the_transfer_is_near_to_what_the_line_carries(rig2, capsys):
     data = random.Random(4).randbytes(size)
     with pty_board(rig2) as (port, _), Link(port) as link:
         agent = Agent(link)
-        (disk,) = boarddisk.attached(agent, [rig2.disk_name(0)], write=True)
+        (disk,) = board_disk.attached(agent, [rig2.disk_name(0)], write=True)
         disk.allow([(MB, 2 * MB)])
         rates = []
         for _ in range(2):

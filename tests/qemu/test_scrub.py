@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from lifeboat_host import disks, journal, region
+from lifeboat_host.disk.disk import Disk
+from lifeboat_host.model import journal, region
 from qemu.rig import MB
 
 MS = 20
@@ -150,7 +151,7 @@ def clocked(rig2):
 
 def journal_of(rig, path):
     """(phase, event, where, first, count) of the host's reading of a disk's journal."""
-    with disks.Disk(path) as disk:
+    with Disk(path) as disk:
         found = journal.read(disk, region.find(disk).header)
     assert not found.damaged
     return [(e.phase, e.event, e.where, e.first, e.count) for e in found.entries]

@@ -10,9 +10,9 @@ import pytest
 
 from fakes import signer
 from fakes.forgery import same_crc
-from lifeboat_host import boards
-from lifeboat_host.errors import LifeboatError
-from lifeboat_host.report import parse_line
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.model.report import parse_line
+from lifeboat_host.qemu import board_spec
 from lifeboat_host.signing import demo_keys
 from qemu.rig import MB, pty_board
 
@@ -21,7 +21,7 @@ LINE = "lifeboat-locked: "
 
 @pytest.fixture(autouse=True)
 def signed_only(spec):
-    if spec.policy != boards.SIGNED:
+    if spec.policy != board_spec.SIGNED:
         pytest.skip("this boot stage has no keys")
 
 
@@ -43,10 +43,10 @@ def test_what_is_signed_runs_heals_and_comes_back(rig8):
 def test_what_nobody_signed_does_not_run_and_does_not_come_back(rig2):
     rig = rig2
     good = rig.good
-    rig.spec = boards.load(rig.spec.id)  # builds an image without a signature
+    rig.spec = board_spec.load(rig.spec.id)  # builds an image without a signature
     rig.make_image(2 * MB, version="6.6", seed=2)
     unsigned = rig.flash.read_bytes()
-    rig.spec = boards.load(rig.spec.id, boards.SIGNED)
+    rig.spec = board_spec.load(rig.spec.id, board_spec.SIGNED)
     rig.good = good
     report = rig.heal()  # it was in the flash: the owner's comes back
     assert report["version"] == "1.0"
@@ -61,9 +61,9 @@ def test_what_nobody_signed_does_not_run_and_does_not_come_back(rig2):
 def test_what_a_stranger_signed_does_not_run(rig2):
     rig = rig2
     rig.drives = []
-    rig.spec = boards.load(rig.spec.id)
+    rig.spec = board_spec.load(rig.spec.id)
     rig.make_image(2 * MB, version="6.6")
-    rig.spec = boards.load(rig.spec.id, boards.SIGNED)
+    rig.spec = board_spec.load(rig.spec.id, board_spec.SIGNED)
     rig.sign(signer.key(666))
     report, _ = rig.power_on()
     assert report["verdict"] == "RESCUE"

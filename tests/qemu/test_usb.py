@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from lifeboat_host import nbd
-from lifeboat_host.qemu import Sata, Usb
+from lifeboat_host.qemu import faulty_media
+from lifeboat_host.qemu.machine import Sata, Usb
 from qemu import test_power_cuts as cuts
 from qemu.rig import MB, Rig, extents
 from qemu.test_drivers import FREE, TIB, Console, hold_far_apart, source, write_far_apart
@@ -98,8 +98,8 @@ def test_a_write_protected_disk(rig):
 
 def test_errors_of_a_disk_and_work_after_them(rig):
     """A sector that fails to be read, one that fails to be written, a flush that fails once."""
-    with nbd.Lab() as lab:
-        export = lab.export("disk", nbd.FileStore(rig.blank_disk(16 * MB)))
+    with faulty_media.Lab() as lab:
+        export = lab.export("disk", faulty_media.FileStore(rig.blank_disk(16 * MB)))
         with Console(rig, [export]) as console:
             faults = [
                 export.fail("read", span=(1000 * 512, 1001 * 512)),
@@ -122,8 +122,8 @@ def test_errors_of_a_disk_and_work_after_them(rig):
 
 
 def test_a_hung_command_and_the_disk_revived(rig):
-    with nbd.Lab() as lab:
-        export = lab.export("disk", nbd.FileStore(rig.blank_disk(16 * MB)))
+    with faulty_media.Lab() as lab:
+        export = lab.export("disk", faulty_media.FileStore(rig.blank_disk(16 * MB)))
         with Console(rig, [export]) as console:
             held = export.hold("read", seconds=8, span=(MB, 2 * MB))
             out = console.run(
@@ -177,8 +177,8 @@ def test_a_disk_object_of_before_a_start_is_gone_and_its_successor_works(rig):
 
 def test_no_read_completes_into_the_heap_after_a_soft_reset(rig):
     """Ctrl-C and a soft reset while a read is under way: the controller is stopped before."""
-    with nbd.Lab() as lab:
-        export = lab.export("disk", nbd.MemoryStore(b"late" * MB))
+    with faulty_media.Lab() as lab:
+        export = lab.export("disk", faulty_media.MemoryStore(b"late" * MB))
         with rig.board([export]) as board:
             board.repl()
             held = export.hold("read", seconds=2, span=(MB, 2 * MB))

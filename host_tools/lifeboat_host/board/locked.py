@@ -12,8 +12,8 @@ from typing import Any
 
 import serial
 
-from lifeboat_host.errors import LifeboatError
-from lifeboat_host.reasons import ADVICE
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.model.reasons import ADVICE
 
 LOCKED, OPEN = "lifeboat-locked: ", "lifeboat-open: "
 _MAGIC = b"LBUNLOCK"

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lifeboat_host.agent import Agent
+from lifeboat_host.board.agent import Agent
 from lifeboat_host.model.keyset import ROLES
-from lifeboat_host.reasons import ADVICE
+from lifeboat_host.model.reasons import ADVICE
 
 # States of members that the controller uses as its own.
 _OWN = ("level", "created", "mended", "stale")

@@ -6,11 +6,20 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from lifeboat_host import cli_provision, consent, options, provision, report
-from lifeboat_host.board import remembered
+from lifeboat_host.base.errors import EXIT_ERROR, EXIT_OK, LifeboatError
+from lifeboat_host.board import provision, remembered
 from lifeboat_host.board.remembered import DiskSet, Remembered
-from lifeboat_host.errors import EXIT_ERROR, EXIT_OK, LifeboatError
-from lifeboat_host.output import Output
+from lifeboat_host.commands import options
+from lifeboat_host.commands.provision import (
+    STOPPED,
+    about_board,
+    add_port,
+    connected,
+    grid,
+    member_rows,
+)
+from lifeboat_host.ui import consent, report_table
+from lifeboat_host.ui.output import Output
 
 _DESCRIPTION = """\
 Makes a set of disks the controller's own. The controller remembers its set in its flash, where no
@@ -49,22 +58,22 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         metavar="SET",
         help="set id, or its first digits (default: the only set here that is not remembered)",
     )
-    cli_provision.add_port(parser)
+    add_port(parser)
     parser.add_argument("--dry-run", action="store_true", help="only show what it would do")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace, output: Output) -> int:
-    with cli_provision.connected(args) as agent:
+    with connected(args) as agent:
         memory, found = remembered.read(agent), agent.call("members")
         here = remembered.sets(found)
         code = provision.described(agent)
         rows = [("code", str(code)), *remembered.rows(memory, found)]
-        output.show(cli_provision.grid(rows), "")
+        output.show(grid(rows), "")
         chosen = _chosen(args.set, memory, here)
         result: dict[str, Any] = {
-            **cli_provision.about_board(agent),
+            **about_board(agent),
             **remembered.to_json(memory, found),
             "adopted": None,
             "done": False,
@@ -74,7 +83,7 @@ def _run(args: argparse.Namespace, output: Output) -> int:
             output.show(f"set {memory.set_id} is remembered already: there is nothing to adopt")
             output.result({**result, "adopted": memory.set_id})
             return EXIT_OK if _runs(agent.about["report"]) else EXIT_ERROR
-        output.show(f"set {chosen.set_id}:", cli_provision.grid(_rows(chosen, memory)), "")
+        output.show(f"set {chosen.set_id}:", grid(_rows(chosen, memory)), "")
         stakes = _stakes(chosen, memory, code.about is not None)
         if args.dry_run or args.yes:
             output.show(*stakes, "")
@@ -85,8 +94,8 @@ def _run(args: argparse.Namespace, output: Output) -> int:
         last = agent.call("adopt", chosen.set_id, timeout=provision.POWER_ON_S)
         memory, found = remembered.read(agent), agent.call("members")
         ok = memory.set_id == chosen.set_id and memory.state == "ok" and _runs(last)
-        output.show(report.table(last), "", cli_provision.grid(remembered.rows(memory, found)), "")
-        output.show(_outcome(chosen, memory, last), cli_provision.STOPPED.format(agent.link.port))
+        output.show(report_table.table(last), "", grid(remembered.rows(memory, found)), "")
+        output.show(_outcome(chosen, memory, last), STOPPED.format(agent.link.port))
         output.result(
             {
                 **result,
@@ -138,7 +147,7 @@ def _chosen(wanted: str | None, memory: Remembered, here: Sequence[DiskSet]) -> 
 
 
 def _rows(chosen: DiskSet, memory: Remembered) -> list[tuple[str, str]]:
-    return cli_provision.member_rows(chosen.members, bool(memory.builds))
+    return member_rows(chosen.members, bool(memory.builds))
 
 
 def _stakes(chosen: DiskSet, memory: Remembered, code: bool) -> list[str]:

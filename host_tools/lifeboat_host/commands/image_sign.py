@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lifeboat_host import image, options
-from lifeboat_host.commands import signing
-from lifeboat_host.errors import EXIT_OK
-from lifeboat_host.output import Output
+from lifeboat_host.base.errors import EXIT_OK
+from lifeboat_host.commands import options, signing
+from lifeboat_host.model import image
 from lifeboat_host.signing import keyfile
+from lifeboat_host.ui.output import Output
 
 _DESCRIPTION = """\
 Signs the manifest of an image, and with it every block of the code. An image that is signed

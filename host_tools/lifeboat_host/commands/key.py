@@ -9,13 +9,14 @@ from typing import Any
 
 from rich.table import Table
 
-from lifeboat_host import consent, options
-from lifeboat_host.errors import EXIT_OK, LifeboatError
+from lifeboat_host.base.errors import EXIT_OK, LifeboatError
+from lifeboat_host.commands import options
 from lifeboat_host.model.keyset import ROLES, KeySet, Listed, Parameters, PublicKey
-from lifeboat_host.output import Output
 from lifeboat_host.signing import demo_keys, files, keyfile
 from lifeboat_host.signing.keyfile import PrivateKey
 from lifeboat_host.signing.used import Ledger
+from lifeboat_host.ui import consent
+from lifeboat_host.ui.output import Output
 
 _DESCRIPTION = """\
 Keys of whoever owns the boards. A private key signs images; its public key stands in the boards.

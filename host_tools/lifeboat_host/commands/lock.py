@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from lifeboat_host import cli_provision, consent, options
+from lifeboat_host.base.errors import EXIT_OK, LifeboatError
 from lifeboat_host.board import remembered
 from lifeboat_host.board.locked import Challenge, LockedConsole, Status, answer
-from lifeboat_host.commands import signing
-from lifeboat_host.errors import EXIT_OK, LifeboatError
-from lifeboat_host.link import default_port
+from lifeboat_host.commands import options, provision, signing
 from lifeboat_host.model.keyset import ROLES
-from lifeboat_host.output import Output
+from lifeboat_host.qemu.background import default_port
+from lifeboat_host.ui import consent
+from lifeboat_host.ui.output import Output
 
 _LOCK = """\
 Closes the console of a signed board, from its next reset on: no REPL, no raw REPL, no Ctrl-C, and
@@ -53,7 +53,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         epilog=_LOCK_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    cli_provision.add_port(lock)
+    provision.add_port(lock)
     lock.add_argument("--off", action="store_true", help="leave it open from now on")
     lock.add_argument("--yes", action="store_true", help="do not ask")
     lock.set_defaults(run=_lock)
@@ -65,7 +65,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         epilog=_UNLOCK_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    cli_provision.add_port(unlock)
+    provision.add_port(unlock)
     unlock.add_argument(
         "--challenge", metavar="HEX", help="of a board that is elsewhere: print the answer only"
     )
@@ -81,7 +81,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _lock(args: argparse.Namespace, output: Output) -> int:
-    with cli_provision.connected(args) as agent:
+    with provision.connected(args) as agent:
         owner = remembered.read(agent).owner
         if owner is None:
             raise LifeboatError(
@@ -104,7 +104,7 @@ def _lock(args: argparse.Namespace, output: Output) -> int:
         )
         if args.off and locked:
             output.show("LOCKED in the boot stage's board.py keeps it locked all the same")
-        output.result({**cli_provision.about_board(agent), "locked": locked, "keys": able})
+        output.result({**provision.about_board(agent), "locked": locked, "keys": able})
     return EXIT_OK
 
 

@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lifeboat_host.output import Output
+from lifeboat_host.model.draft import Signer
 from lifeboat_host.signing import keyfile
-from lifeboat_host.signing.signers import CommandSigner, KeySigner, Signer
+from lifeboat_host.signing.signers import CommandSigner, KeySigner
+from lifeboat_host.ui.output import Output
 
 
 def add(parser: argparse.ArgumentParser, flag: str, required: bool = False) -> None:

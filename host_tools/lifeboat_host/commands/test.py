@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from lifeboat_host import boards
-from lifeboat_host.errors import EXIT_ERROR, EXIT_OK
+from lifeboat_host.base import tree
+from lifeboat_host.base.errors import EXIT_ERROR, EXIT_OK
 
 _NAMED = re.compile(r"`(test_\w+)\.py::(test_\w+)`")
 _PAGE = "docs/security.md"
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
             _pytest(" and ".join(["host", *limit]), "-n", "2", f"--junit-xml={ledgers[0]}"),
             _pytest(" and ".join(["not host", *limit]), f"--junit-xml={ledgers[1]}"),
         ]
-        missing = unproven((boards.root() / _PAGE).read_text(encoding="utf-8"), ledgers)
+        missing = unproven((tree.root() / _PAGE).read_text(encoding="utf-8"), ledgers)
         for floor, seconds in durations(ledgers).items():
             share = "" if args.slow else f" of {_SHARES[floor]}" if floor in _SHARES else ""
             print(f"{floor:10} {seconds:5.0f}{share} s")
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _pytest(markers: str, *options: str) -> int:
     command = [sys.executable, "-m", "pytest", "-m", markers, *options]
-    return subprocess.run(command, cwd=boards.root(), check=False).returncode
+    return subprocess.run(command, cwd=tree.root(), check=False).returncode
 
 
 def durations(ledgers: Iterable[Path]) -> dict[str, float]:

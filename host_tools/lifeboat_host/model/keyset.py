@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
 
 ROLES = {"code": 1, "unlock": 2, "keys": 4}
 KEYS_MAX = 4  # in a key set

@@ -9,16 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lifeboat_host.errors import LifeboatError
-from lifeboat_host.formats import (
-    MAJOR,
-    MINOR,
-    Buffer,
-    Layout,
-    check_seal,
-    check_start,
-    crc32,
-)
+from lifeboat_host.base.crc import Buffer, crc32
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.model.formats import MAJOR, MINOR, Layout, check_seal, check_start
 from lifeboat_host.model.keyset import KeySet
 
 HEADER_SIZE = 256  # and of a record; the rest of a larger page is 0xFF

@@ -8,56 +8,23 @@ with Pico("code.img", ["card.img"], spec=boards.load("rp2_sd")) as board:
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lifeboat_host import boards, qemu
-from lifeboat_host.boards import BoardSpec
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.pico.machine import EXIT_CUT
-from lifeboat_host.qemu import Board, Drive, Medium, Sata
+from lifeboat_host.qemu import board_spec
+from lifeboat_host.qemu.board_spec import BoardSpec
+from lifeboat_host.qemu.machine import Board, Drive, Medium, machine_arguments
 
 _PATIENCE = 4
 
 
-def arguments(spec: BoardSpec, flash: Medium, drives: Sequence[Drive] = ()) -> list[str]:
-    """The emulator's command for a Pico with these media. Raises LifeboatError no-emulator."""
-    if importlib.util.find_spec("rp2040py") is None:
-        raise LifeboatError(
-            "no-emulator",
-            "the emulator rp2040py is not installed; it needs x86_64 and Python 3.11 or newer",
-            f"run ./lifeboat setup --board {spec.id} in the source tree",
-        )
-    cards = [drive for drive in drives if drive is not None]
-    if len(cards) > 1 or any(isinstance(card, Sata) for card in cards):
-        raise LifeboatError(
-            "board-drives",
-            f"{spec.id} has one slot for an SD card and no SATA",
-            "give it one disk image",
-        )
-    command = [sys.executable, "-m", "lifeboat_host.pico", "--firmware", str(spec.firmware)]
-    for option, medium in (("--flash", flash), *(("--card", card) for card in cards)):
-        if not isinstance(medium, (str, os.PathLike)):
-            raise LifeboatError("board-medium", f"{spec.id}: {option} takes a file only")
-        command += [option, os.path.abspath(medium)]
-    return command
-
-
-def machine_arguments(spec: BoardSpec, flash: Medium, drives: Sequence[Drive] = ()) -> list[str]:
-    """The command that emulates any board, all but console and monitor."""
-    if spec.emulator == boards.RP2040PY:
-        return arguments(spec, flash, drives)
-    return qemu.machine_arguments(spec, flash, drives)
-
-
 def make(flash: Medium, drives: Sequence[Drive] = (), *, spec: BoardSpec, **options: Any) -> Board:
     """The Board or Pico for that spec, off."""
-    kind = Pico if spec.emulator == boards.RP2040PY else Board
+    kind = Pico if spec.emulator == board_spec.RP2040PY else Board
     return kind(flash, drives, spec=spec, **options)
 
 
@@ -73,7 +40,7 @@ class Pico(Board):
         cut_at: int = 0,
         torn: bool = False,
     ) -> None:
-        super().__init__(flash, drives, spec=spec or boards.load("rp2_sd"))
+        super().__init__(flash, drives, spec=spec or board_spec.load("rp2_sd"))
         self.cut_at, self.torn = cut_at, torn
 
     @property
@@ -104,7 +71,7 @@ class Pico(Board):
         return self._process is not None and self._process.poll() == EXIT_CUT
 
     def arguments(self) -> list[str]:
-        command = [*arguments(self.spec, self.flash, self.drives), *self.extra]
+        command = [*machine_arguments(self.spec, self.flash, self.drives), *self.extra]
         if self.cut_at:
             command += ["--cut", str(self.cut_at), *(["--torn"] if self.torn else [])]
         return command

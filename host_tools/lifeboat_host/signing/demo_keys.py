@@ -6,10 +6,10 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from lifeboat_host.model.draft import Signed
 from lifeboat_host.model.keyset import Parameters
 from lifeboat_host.signing import keyfile, lms
 from lifeboat_host.signing.keyfile import PrivateKey
-from lifeboat_host.signing.signers import Signed
 from lifeboat_host.signing.used import Ledger
 
 CODE, UNLOCK = "code", "unlock"

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from lifeboat_host.errors import LifeboatError
+from lifeboat_host.base.errors import LifeboatError
 
 PRIVATE = 0o600
 _NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC

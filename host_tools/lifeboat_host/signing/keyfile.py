@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lifeboat_host.errors import LifeboatError
-from lifeboat_host.formats import SIGNED_MAX
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.model.formats import SIGNED_MAX
 from lifeboat_host.model.keyset import ID_SIZE, SIZES, KeySet, Parameters, PublicKey
 from lifeboat_host.signing import files, lms
 

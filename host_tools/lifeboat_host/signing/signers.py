@@ -8,15 +8,13 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from lifeboat_host.errors import LifeboatError
-from lifeboat_host.formats import SIGNED_MAX
+from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.base.text import clean
+from lifeboat_host.model.draft import Signed
+from lifeboat_host.model.formats import SIGNED_MAX
 from lifeboat_host.model.keyset import PublicKey, plain_signature
-from lifeboat_host.output import clean
 from lifeboat_host.signing import keyfile, lms
 from lifeboat_host.signing.used import Ledger
 
@@ -24,25 +22,6 @@ _TIMEOUT_S = 120  # for a person who types a PIN
 _OUTPUT_MAX = SIGNED_MAX + 16  # more than any signature that a manifest has room for
 _SAID_MAX = 4096  # of what a command says on standard error
 _PIECE = 4096
-
-
-@dataclass(frozen=True)
-class Signed:
-    """What was signed with. left: one-time keys, None where nobody here knows."""
-
-    index: int
-    left: int | None = None
-    warnings: Sequence[LifeboatError] = field(default_factory=tuple)
-
-
-class Signer(Protocol):
-    """Signs with one key. last: of the newest signature."""
-
-    public: PublicKey
-    last: Signed | None
-
-    def sign(self, message: bytes) -> bytes:
-        """An LMS signature that was verified, of the size that `public` tells beforehand."""
 
 
 class KeySigner:

@@ -31,8 +31,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from lifeboat_host.errors import LifeboatError
-from lifeboat_host.formats import crc32
+from lifeboat_host.base.crc import crc32
+from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.signing import files
 from lifeboat_host.signing.keyfile import PrivateKey
 

@@ -1,0 +1,1 @@
+"""`lifeboat bench` and `lifeboat demo`: boards in emulators, measured and healed."""

@@ -1,0 +1,1 @@
+"""Disks, and what partition tables and signatures say is on them."""

@@ -1,0 +1,1 @@
+"""Boards that are emulated: what they are, and how they run."""

@@ -1,0 +1,1 @@
+"""Where a region may go, taking the place, and giving it back."""
