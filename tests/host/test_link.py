@@ -574,7 +574,9 @@ def test_the_board_that_runs_is_the_one_that_is_meant(tmp_path, monkeypatch, run
         (tmp_path / "run" / name).mkdir(parents=True)
     monkeypatch.setenv("LIFEBOAT_CACHE", str(tmp_path))
     monkeypatch.setattr(background.Session, "running", property(lambda self: self.name in running))
-    monkeypatch.setattr(background.Session, "_state", lambda self: {"pty": f"/dev/pts/{self.name}"})
+    monkeypatch.setattr(
+        background.Session, "_state", lambda self: {"pty": f"/dev/pts/{self.name}"}
+    )
     if len(running) == 1:
         assert background.default_port() == "/dev/pts/a"
     else:

@@ -19,13 +19,14 @@ from lifeboat_host.board.board_disk import BoardDisk
 from lifeboat_host.board.link import Link
 from lifeboat_host.board.provision import Code, Present
 from lifeboat_host.commands import options, region_create, region_remove, signing
-from lifeboat_host.commands.region_create import Proposal
+from lifeboat_host.commands.disks_option import add_consent, add_overwrite, add_place
 from lifeboat_host.model import image, region
 from lifeboat_host.model.draft import Signer
 from lifeboat_host.model.formats import RegionHeader
 from lifeboat_host.model.reasons import ADVICE
 from lifeboat_host.qemu.background import default_port
 from lifeboat_host.reserve import recovery_file
+from lifeboat_host.reserve.session import Proposal, Session, Wish
 from lifeboat_host.ui import consent, report_table
 from lifeboat_host.ui.output import Output
 
@@ -81,8 +82,8 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         parsers[name].add_argument(
             "--disk", action="append", default=[], metavar="NAME", help="such as sata0; repeat it"
         )
-    region_create.add_place(parsers["provision"])
-    region_create.add_consent(parsers["provision"])
+    add_place(parsers["provision"])
+    add_consent(parsers["provision"])
     parsers["unprovision"].add_argument(
         "--undo",
         type=Path,
@@ -91,7 +92,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="recovery file: puts back what was there; repeat it for several disks",
     )
-    region_remove.add_overwrite(parsers["unprovision"])
+    add_overwrite(parsers["unprovision"])
     parsers["unprovision"].add_argument(
         "--lba", type=options.number, help="look for a region at this LBA too"
     )
@@ -389,10 +390,14 @@ def _provision(args: argparse.Namespace, output: Output) -> int:
 
 def _steps(args: argparse.Namespace, output: Output, agent: Agent, code: Code) -> dict[str, Any]:
     stakes, bad = _code_stakes(output, agent, code)
-    proposals, headers = _regions_planned(args, output, agent, code)
+    wish = _wish(args, agent, code)
+    session, headers = _regions_planned(args, output, agent, wish)
+    proposals = session.proposals
     regions = list(headers)
     if proposals:
-        stakes += region_create.stakes(args, output, proposals)
+        # When the same command is run again its first ranges were for disks that are done.
+        given = args.overwrite[max(0, len(args.overwrite) - session.needs) :] if headers else None
+        stakes += region_create.stakes(args, output, session, given)
     own = _set_to_remember(agent, code, headers, proposals)
     if own:
         lines = _memory_stakes(agent, own, regions, proposals)
@@ -412,10 +417,10 @@ def _steps(args: argparse.Namespace, output: Output, agent: Agent, code: Code) -
         result["code"] = _send_code(output, agent, code)
     if proposals:
         agent.call("disks")  # trouble on the line may have made it forget them
-        result["created"] = region_create.carry_out(args, output, proposals)
+        result["created"] = region_create.carry_out(args, output, session)
     if own:  # the regions first: a cut in between is told as member-new
         with consent.writing("to go on: run the same command again"):
-            memory = remembered.write(agent, own, lbas=region_create.named_lbas(args))
+            memory = remembered.write(agent, own, lbas=wish.lbas)
         output.show(f"memory: set {own} is this controller's own ({memory.disks})")
         result["memory"] = own
     last = _reset(output, agent)
@@ -465,14 +470,21 @@ def _memory_stakes(
     return lines
 
 
+def _wish(args: argparse.Namespace, agent: Agent, code: Code) -> Wish:
+    """Regions for any code that fits the flash, or of the size that a person wants."""
+    flash_size = agent.flash_size
+    if args.size is not None:
+        flash_size = code.manifest.code_size + agent.block_size
+    return Wish(args.where, args.size, args.slots, ("", flash_size, agent.block_size))
+
+
 def _regions_planned(
-    args: argparse.Namespace, output: Output, agent: Agent, code: Code
-) -> tuple[list[Proposal], dict[str, RegionHeader]]:
+    args: argparse.Namespace, output: Output, agent: Agent, wish: Wish
+) -> tuple[Session, dict[str, RegionHeader]]:
     """Proposals for the regions that are missing, and the headers of the set's that are here."""
-    lbas = region_create.named_lbas(args)
     wanted = board_disk.attached(agent, args.disk, write=True)
     disks = board_disk.attached(agent, write=True)
-    headers = region.headers(disks, lbas)
+    headers = region.headers(disks, wish.lbas)
     for member in agent.call("members")["members"]:
         if member["disk"] in headers and member["state"] == "foreign":
             output.show(
@@ -484,44 +496,39 @@ def _regions_planned(
     for name in headers:
         output.show(f"region: {name} has one already")
     wanted = [disk for disk in wanted if str(disk.path) not in headers]
+    session = Session(wish, output.bar)
     if headers:
-        return _joining(args, output, wanted, disks, headers), headers
-    # A region for any code that fits the flash, or of the size that a person wants.
-    args.board, args.block_size = None, agent.block_size
-    args.flash_size = agent.flash_size
-    if args.size is not None:
-        args.flash_size = code.manifest.code_size + agent.block_size
-    return region_create.propose(args, output, wanted), {}
+        full = _join(output, session, wanted, disks, headers)
+        if full and args.disk:
+            hint = "leave it out; or begin anew with all disks: lifeboat unprovision"
+            raise LifeboatError("region-member", full[0], hint)
+        for line in full:
+            output.show(f"region: {line}")
+    else:
+        session.propose(wanted)
+    return session, headers
 
 
-def _joining(
-    args: argparse.Namespace,
+def _join(
     output: Output,
+    session: Session,
     wanted: Sequence[BoardDisk],
     disks: Sequence[BoardDisk],
     headers: dict[str, RegionHeader],
-) -> list[Proposal]:
-    """Proposals that give disks the places in the set that are not taken: perhaps an earlier run
-    was cut short before it came to them."""
+) -> list[str]:
+    """Propose to give disks the places in the set that are not taken: perhaps an earlier run was
+    cut short before it came to them. A line for each disk that is left over."""
     member = next(disk for disk in disks if str(disk.path) in headers)
     count = headers[str(member.path)].member_count
     taken = {header.member_index for header in headers.values()}
     places = [index for index in range(count) if index not in taken]
-    proposals = []
     for disk, index in zip(wanted, places):
-        args.member = index
         output.show(f"region: {disk.path} becomes a member of the set of {member.path}")
-        proposals += region_create.propose(args, output, [disk], member)
-    for disk in wanted[len(places) :]:
-        full = f"{disk.path}: has no region, and the set has all its {count} members"
-        if args.disk:
-            hint = "leave it out; or begin anew with all disks: lifeboat unprovision"
-            raise LifeboatError("region-member", full, hint)
-        output.show(f"region: {full}")
-    # The same command is run again: its first ranges were for disks that are done.
-    needed = sum(bool(proposal.place and proposal.place.used) for proposal in proposals)
-    args.overwrite = args.overwrite[max(0, len(args.overwrite) - needed) :]
-    return proposals
+        session.join(disk, member, index)
+    return [
+        f"{disk.path}: has no region, and the set has all its {count} members"
+        for disk in wanted[len(places) :]
+    ]
 
 
 def _unprovision(args: argparse.Namespace, output: Output) -> int:
@@ -538,9 +545,9 @@ def _unprovision(args: argparse.Namespace, output: Output) -> int:
         having = region.headers(disks, [] if args.lba is None else [args.lba])
         removed = []
         for disk in disks:
-            args.undo = files.get(str(disk.path))
-            if str(disk.path) in having or args.undo:
-                removed += region_remove.give_back(args, output, [disk])
+            undo = files.get(str(disk.path))
+            if str(disk.path) in having or undo:
+                removed += region_remove.give_back(args, output, [disk], undo)
         if not removed:
             output.show("no disk has a backup region")
         regions = [header.region_id.hex() for header in having.values()]

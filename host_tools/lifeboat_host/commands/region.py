@@ -11,10 +11,11 @@ from rich.table import Table
 
 from lifeboat_host.base.errors import EXIT_DAMAGE, EXIT_OK
 from lifeboat_host.commands import options, region_create, region_remove
-from lifeboat_host.commands.region_create import describe, opened
+from lifeboat_host.commands.disks_option import opened
 from lifeboat_host.disk.disk import Disk
 from lifeboat_host.model import image, region
 from lifeboat_host.model.formats import EVIDENCE, PARITY, STATE, Extent, Manifest, RegionHeader
+from lifeboat_host.reserve.session import describe
 from lifeboat_host.ui.output import Output
 
 _EXAMPLES = """\

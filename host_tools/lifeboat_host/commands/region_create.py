@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifeboat_host.base.errors import EXIT_ERROR, EXIT_OK, LifeboatError
 from lifeboat_host.commands import options
+from lifeboat_host.commands.disks_option import add_consent, add_place, opened
 from lifeboat_host.disk.disk import Disk
 from lifeboat_host.model import region
-from lifeboat_host.model.formats import SLOT_SIZE_MIN, RegionHeader
-from lifeboat_host.reserve import disk_map, recovery_file
-from lifeboat_host.reserve import place as reserve
-from lifeboat_host.reserve.disk_map import DiskMap
-from lifeboat_host.reserve.place import AUTO, Place
+from lifeboat_host.reserve.session import Lbas, Proposal, Session, Wish
 from lifeboat_host.ui import consent, disk_picture
 from lifeboat_host.ui.output import Output
 
@@ -77,169 +71,7 @@ def add(
     add_consent(create)
 
 
-def add_consent(parser: argparse.ArgumentParser) -> None:
-    """Add the options by which a person agrees to what create() does."""
-    parser.add_argument(
-        "--overwrite",
-        type=lba_range,
-        action="append",
-        default=[],
-        metavar="FIRST-LAST",
-        help="LBAs that are not zero and may be lost; once per disk that needs it, in their order",
-    )
-    parser.add_argument(
-        "--undo", type=Path, metavar="FILE", help="the recovery file, or a folder for several"
-    )
-    parser.add_argument("--yes", action="store_true", help="do not ask")
-
-
-def add_place(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where a region goes and how large it is."""
-    place = parser.add_mutually_exclusive_group()
-    for name, value, text in (
-        ("--tail", region.TAIL, "the end of the disk, outside of any partition"),
-        ("--gpt", region.GPT, "a GPT partition; a blank disk gets a new GPT"),
-    ):
-        place.add_argument(
-            name, dest="where", action="store_const", const=value, default=AUTO, help=text
-        )
-    place.add_argument(
-        "--lba",
-        dest="where",
-        type=options.number,
-        metavar="N",
-        help="from this LBA on, outside of any partition",
-    )
-    parser.add_argument("--size", type=options.number, help="bytes (default: for the board)")
-    parser.add_argument("--slots", type=int, default=2, help="backup copies, 2 to 16 (default 2)")
-
-
-def lba_range(text: str) -> tuple[int, int]:
-    """FIRST-LAST, both inclusive."""
-    match = re.fullmatch(r"(\d+)-(\d+)", text)
-    if not match or int(match[1]) > int(match[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a range of LBAs like 2048-4095")
-    return int(match[1]), int(match[2])
-
-
-@contextmanager
-def opened(
-    args: argparse.Namespace, write: bool = False, others: Sequence[Path] = ()
-) -> Iterator[list[Disk]]:
-    """The disks that the command names: here, or behind the board at --port.
-
-    others: more of them, which stand at the end of the list. Raises LifeboatError disk-twice.
-    """
-    paths = [*args.disks, *others]
-    if args.port:
-        from lifeboat_host.board import board_disk  # only here: it loads the serial port's library
-
-        with board_disk.open_disks(args.port, list(map(str, paths)), write) as disks:
-            yield list(disks)
-        return
-    if not args.disks:
-        raise LifeboatError("disk-none", "no disk is named", "name an image or a block device")
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise LifeboatError("disk-twice", "the same disk is named twice", "name each disk once")
-    with ExitStack() as stack:
-        yield [
-            stack.enter_context(Disk(path, args.lba_size, write=write and path in args.disks))
-            for path in paths
-        ]
-
-
 # --- plan ----------------------------------------------------------------------------------
-
-
-@dataclass
-class Proposal:
-    """What would be done with a disk: a place with the region's header, or a refusal."""
-
-    disk: Disk
-    found: DiskMap
-    place: Place | None = None
-    header: RegionHeader | None = None
-    refusal: LifeboatError | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        place = self.place
-        proposal = place and {
-            "first": place.first,
-            "last": place.last,
-            "how": place.how,
-            "changes_table": bool(place.table),
-            "overwrites": place.used,
-            "notes": place.notes,
-        }
-        found = self.found
-        return {
-            "disk": str(self.disk.path),
-            "sectors": found.sectors,
-            "lba_size": found.lba_size,
-            "table": found.table,
-            "pieces": [asdict(piece) for piece in found.pieces],
-            "signatures": [asdict(claim) for claim in found.claims],
-            "unknown": found.unknown,
-            "proposal": proposal,
-            "refused": self.refusal and self.refusal.to_json(),
-        }
-
-
-def propose(
-    args: argparse.Namespace,
-    output: Output,
-    disks: Sequence[Disk],
-    member: Disk | None = None,
-) -> list[Proposal]:
-    """A proposal for each disk; member: whose set they are to join. args: as add_place() says."""
-    lbas = named_lbas(args)
-    joined = region.find(member, lbas).header if member else None
-    new: dict[str, Any] = {}  # what new_headers() wants to know
-    if joined:
-        size = joined.size
-    else:
-        new = {"slots": args.slots, "need": SLOT_SIZE_MIN}
-        if args.size is None or args.board or args.flash_size:
-            product, flash_size, block_size = options.flash_numbers(args)
-            new = {
-                "slots": args.slots,
-                "need": region.slot_size_for(flash_size, block_size),
-                "block_size": block_size,
-                "manifest_area": region.manifest_area_for(flash_size, block_size),
-                "product": product if args.board else "",
-            }
-        size = args.size or region.size_for(
-            new["need"], args.slots, new.get("block_size", region.BLOCK_SIZE_MAX)
-        )
-    proposals = []
-    for disk in disks:
-        with output.bar(f"looking at {disk.path.name}") as bar:
-            proposal = Proposal(disk, disk_map.look(disk, lbas, bar))
-        proposals.append(proposal)
-        try:
-            with output.bar(f"reading {disk.path.name}") as bar:
-                place = reserve.choose(disk, proposal.found, args.where, size, bar)
-            if joined:
-                proposal.header = region.joining(
-                    joined, disk, place.first, args.member, place.sectors
-                )
-            else:
-                at = [(place.first, place.sectors)]
-                (proposal.header,) = region.new_headers([disk], at, **new)
-            proposal.place = place
-        except LifeboatError as error:
-            proposal.refusal = error
-    places = [(p.place.first, p.place.sectors) for p in proposals if p.place]
-    if not joined and len(places) == len(proposals):
-        headers = region.new_headers(disks, places, **new)
-        for proposal, header in zip(proposals, headers):
-            proposal.header = header
-    return proposals
-
-
-def named_lbas(args: argparse.Namespace) -> list[int]:
-    """The LBA at which a person wants the region, if any: there may be one already."""
-    return [args.where] if isinstance(args.where, int) else []
 
 
 def _show(output: Output, proposal: Proposal) -> None:
@@ -283,11 +115,31 @@ def _plan(args: argparse.Namespace, output: Output) -> int:
     others = _joined(args)
     with opened(args, others=others) as disks:
         member = disks.pop() if others else None
-        proposals = propose(args, output, disks, member)
+        proposals = _proposed(args, output, disks, member).proposals
     for proposal in proposals:
         _show(output, proposal)
     output.result({"disks": [proposal.to_json() for proposal in proposals]})
     return EXIT_ERROR if any(proposal.refusal for proposal in proposals) else EXIT_OK
+
+
+def _wish(args: argparse.Namespace) -> Wish:
+    """What the arguments of add_place() and options.add_flash() ask for."""
+    flash = None
+    if args.size is None or args.board or args.flash_size:
+        product, flash_size, block_size = options.flash_numbers(args)
+        flash = (product if args.board else "", flash_size, block_size)
+    return Wish(args.where, args.size, args.slots, flash)
+
+
+def _proposed(
+    args: argparse.Namespace, output: Output, disks: Sequence[Disk], member: Disk | None
+) -> Session:
+    session = Session(_wish(args), output.bar)
+    if member:
+        session.join(disks[0], member, args.member)
+    else:
+        session.propose(disks)
+    return session
 
 
 # --- create --------------------------------------------------------------------------------
@@ -300,9 +152,9 @@ def _create(args: argparse.Namespace, output: Output) -> int:
         if args.port and disks:
             output.result(_create_through(args, output, disks, member))
             return EXIT_OK
-        proposals = propose(args, output, disks, member)
-        consent.confirm(stakes(args, output, proposals), args.yes)
-        created = carry_out(args, output, proposals)
+        session = _proposed(args, output, disks, member)
+        consent.confirm(stakes(args, output, session), args.yes)
+        created = carry_out(args, output, session)
     output.show(
         "a board that remembers nothing yet takes them for its own at its first power-on; one "
         "that remembers other disks only reads them until it is told that they are its own",
@@ -319,7 +171,7 @@ def _create_through(
     from lifeboat_host.board import remembered  # only here: it loads the serial port's library
 
     agent = disks[0].agent  # type: ignore[attr-defined]
-    lbas = named_lbas(args)
+    lbas = _wish(args).lbas
     memory = remembered.read(agent)
     own = _unremembered(disks, member, lbas, memory)
     created: list[dict[str, Any]] = []
@@ -328,10 +180,10 @@ def _create_through(
         line = f"{names}: the regions are there; the controller is to remember them as its own"
         consent.confirm([line], args.yes)
     else:
-        proposals = propose(args, output, disks, member)
-        consent.confirm(stakes(args, output, proposals), args.yes)
+        session = _proposed(args, output, disks, member)
+        consent.confirm(stakes(args, output, session), args.yes)
         agent.call("disks")  # trouble on the line may have made it forget them
-        created = carry_out(args, output, proposals)
+        created = carry_out(args, output, session)
         own = str(created[0]["set_id"])
     adopt = memory.set_id not in (None, own)
     result = {"created": created, "adopt": adopt, "remembered": False}
@@ -374,143 +226,54 @@ def _unremembered(
     return own if memory.set_id in (None, own) and regions - memory.regions else None
 
 
-def stakes(args: argparse.Namespace, output: Output, proposals: Sequence[Proposal]) -> list[str]:
+def stakes(
+    args: argparse.Namespace, output: Output, session: Session, given: Sequence[Lbas] | None = None
+) -> list[str]:
     """Show the proposals; what they would do, a line each, for the question that follows.
 
-    Sectors that are not zero are asked for here. Raises LifeboatError: why a disk is refused,
-    overwrite, consent, undo-write.
+    Sectors that are not zero are asked for here, but for those that are given: --overwrite. Raises
+    LifeboatError: why a disk is refused, overwrite, consent, undo-write.
     """
+
+    def ask(disk: Disk, lbas: Lbas) -> bool:
+        span = f"{lbas[0]}-{lbas[1]}"
+        text = f"{disk.path}: LBA {span} will be overwritten. Type {span}: "
+        return consent.ask([text]) == span
+
+    proposals = session.proposals
     for proposal in proposals:
-        if proposal.refusal:
-            raise proposal.refusal
+        _ = proposal.ready
     for proposal in proposals:
         _show(output, proposal)
-    ready = _ready(proposals)
-    files = _undo_paths(args, ready)
-    _consent_to_overwriting(args, ready)
+    files = session.name_files(args.undo or Path())
+    session.consent(args.overwrite if given is None else given, None if args.yes else ask)
     lines = [line for p in proposals for line in (f"{p.disk.path}:", *_consequences(p))]
     return [*lines, f"recovery: {', '.join(map(str, files))}"]
 
 
-def carry_out(
-    args: argparse.Namespace, output: Output, proposals: Sequence[Proposal]
-) -> list[dict[str, Any]]:
+def carry_out(args: argparse.Namespace, output: Output, session: Session) -> list[dict[str, Any]]:
     """Make the regions to which stakes() got consent; each of them for --json.
 
-    Raises LifeboatError: disk-changed (since propose()), undo-write, and reserve.carry_out()'s.
+    Raises what Session.saved() and Session.write() raise.
     """
-    ready = _ready(proposals)
-    files = _undo_paths(args, ready)
-    taken = []
-    for disk, place, header in ready:
-        with output.bar(f"saving {disk.path.name}") as bar:
-            taken.append(recovery_file.take(disk, place, header, bar))
-    for proposal, old in zip(proposals, taken):
-        _check_unchanged(args, output, proposal, old)
-    unused: list[Path] = []
-    try:
-        for old, file in zip(taken, files):
-            recovery_file.save(old, file)
-            unused.append(file)
-        for (disk, place, header), file in zip(ready, files):
-            unused.remove(file)
-            with consent.writing(f"to go back: {_way_back(args, disk, file)}"):
-                reserve.carry_out(disk, place, header)
+    with session.saved():
+        for proposal in session.proposals:
+            place, header = proposal.ready
+            with consent.writing(f"to go back: {_way_back(args, proposal)}"):
+                session.write(proposal)
             output.show(
-                f"{disk.path}: member {header.member_index} of {header.member_count}, "
+                f"{proposal.disk.path}: member {header.member_index} of {header.member_count}, "
                 f"LBA {place.first} to {place.last}, "
                 f"{header.slot_count} slots of {header.slot_size} bytes",
-                f"  keep {file}: with it the disk can be put back as it was",
+                f"  keep {proposal.file}: with it the disk can be put back as it was",
             )
-    finally:
-        for file in unused:  # of disks that were not changed
-            file.unlink()
-    return [
-        {**describe(disk, header), "how": place.how, "undo": str(file)}
-        for (disk, place, header), file in zip(ready, files)
-    ]
+    return [proposal.made() for proposal in session.proposals]
 
 
-def _way_back(args: argparse.Namespace, disk: Disk, file: Path) -> str:
+def _way_back(args: argparse.Namespace, proposal: Proposal) -> str:
     """The command that undoes what was done to a disk, also when it was not done to the end."""
+    disk, file = proposal.disk, proposal.file
     port = f" --port {args.port}" if args.port else ""
     if disk.local or port:
         return f"lifeboat region remove{port} {disk.path} --undo {file}"
     return f"lifeboat unprovision --disk {disk.path} --undo {file}"  # finds the board itself
-
-
-def _check_unchanged(
-    args: argparse.Namespace, output: Output, proposal: Proposal, old: recovery_file.Undo
-) -> None:
-    """Raise disk-changed unless what will be overwritten is what consent was given for."""
-    disk, found, place = proposal.disk, proposal.found, proposal.place
-    assert place
-    with output.bar(f"looking again at {disk.path.name}") as bar:
-        disk_map.look_again(disk, found, named_lbas(args), bar)
-    # A new GPT goes where nothing is; the sectors of one that is there are part of the map.
-    if old.used("headers", "body") != place.used or not found.gpt and old.used("table"):
-        raise disk_map.changed(disk)
-
-
-def _ready(proposals: Sequence[Proposal]) -> list[tuple[Disk, Place, RegionHeader]]:
-    return [(p.disk, p.place, p.header) for p in proposals if p.place and p.header]
-
-
-def describe(disk: Disk, header: RegionHeader) -> dict[str, Any]:
-    """A region header for --json."""
-    fields = {
-        key: value.hex() if isinstance(value, bytes) else value
-        for key, value in asdict(header).items()
-        if key != "directory"  # `region inspect` has what it says
-    }
-    return {"disk": str(disk.path), **fields}
-
-
-def _undo_paths(
-    args: argparse.Namespace, ready: Sequence[tuple[Disk, Place, RegionHeader]]
-) -> list[Path]:
-    """Where the recovery files go. Raises LifeboatError undo-write."""
-    path: Path = args.undo or Path()
-    if path.is_dir():
-        paths = [
-            path / recovery_file.file_name(disk, header.region_id) for disk, _, header in ready
-        ]
-    elif len(ready) == 1:
-        paths = [path]
-    else:
-        raise LifeboatError(
-            "undo-write", f"{path}: several disks need several files", "name a folder"
-        )
-    for path in paths:
-        if path.exists():
-            raise LifeboatError("undo-write", f"{path}: exists already", "name another file")
-    return paths
-
-
-def _consent_to_overwriting(
-    args: argparse.Namespace, ready: Sequence[tuple[Disk, Place, RegionHeader]]
-) -> None:
-    """Raise unless a person has named the sectors that are not zero."""
-    given = list(args.overwrite)
-    for disk, place, _ in ready:
-        if not place.used:
-            continue
-        first, last = place.used
-        said = given.pop(0) if given else None
-        if said is None and not args.yes:
-            text = f"{disk.path}: LBA {first}-{last} will be overwritten. Type {first}-{last}: "
-            answer = consent.ask([text])
-            said = place.used if answer == f"{first}-{last}" else None
-        if not said or not place.first <= said[0] <= first <= last <= said[1] <= place.last:
-            raise LifeboatError(
-                "overwrite",
-                f"{disk.path}: LBA {first}-{last} are not zero, and nobody has agreed to "
-                "overwrite them; nothing was changed",
-                f"look at them; if they may be lost, give --overwrite {first}-{last}",
-            )
-    if given:
-        raise LifeboatError(
-            "overwrite",
-            f"--overwrite {given[0][0]}-{given[0][1]}: no disk needs that; nothing was changed",
-            "give it once for each disk that lifeboat region plan says it for",
-        )

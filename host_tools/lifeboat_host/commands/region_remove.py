@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifeboat_host.base.errors import EXIT_OK, LifeboatError
-from lifeboat_host.commands import options, region_create
-from lifeboat_host.commands.region_create import opened
+from lifeboat_host.commands import options
+from lifeboat_host.commands.disks_option import add_overwrite, opened
 from lifeboat_host.disk.disk import Disk
 from lifeboat_host.model import region
 from lifeboat_host.reserve import disk_map, recovery_file
-from lifeboat_host.reserve import give_back as restore
 from lifeboat_host.reserve.disk_map import DiskMap
+from lifeboat_host.reserve.give_back import ENTRY, NOTHING, assess, remove_entry, restore
 from lifeboat_host.ui import consent
 from lifeboat_host.ui.output import Output
 
@@ -56,22 +56,10 @@ def add(
     remove.set_defaults(run=_remove)
 
 
-def add_overwrite(parser: argparse.ArgumentParser) -> None:
-    """Add the option by which a person agrees to what give_back() may destroy."""
-    parser.add_argument(
-        "--overwrite",
-        type=region_create.lba_range,
-        action="append",
-        default=[],
-        metavar="FIRST-LAST",
-        help="a region's LBAs, to say that a file system on the disk does not use them; repeat it",
-    )
-
-
 def _remove(args: argparse.Namespace, output: Output) -> int:
     with opened(args, write=True) as disks:
         if not args.port:
-            output.result({"removed": give_back(args, output, disks)})
+            output.result({"removed": give_back(args, output, disks, args.undo)})
             return EXIT_OK
         output.result(_remove_through(args, output, disks))
     return EXIT_OK
@@ -89,7 +77,7 @@ def _remove_through(
     # An earlier run may have been cut short after the region, before the memory.
     known = {member.disk for member in remembered.read(agent).members}
     left = [d for d in disks if args.undo or str(d.path) in headers or str(d.path) not in known]
-    removed = give_back(args, output, left) if left else []
+    removed = give_back(args, output, left, args.undo) if left else []
     ids = [header.region_id.hex() for header in headers.values()]
     return {
         "removed": removed,
@@ -146,30 +134,32 @@ def forget(
 
 
 def give_back(
-    args: argparse.Namespace, output: Output, disks: Sequence[Disk]
+    args: argparse.Namespace, output: Output, disks: Sequence[Disk], undo: Path | None
 ) -> list[dict[str, Any]]:
     """Remove the regions, after asking; each of them for --json.
 
-    args: undo, lba, yes, and overwrite, as add_overwrite() says.
+    undo: the recovery file of the disk; args: lba, yes, and overwrite, as add_overwrite() says.
     """
-    if not args.undo:
+    if not undo:
         return _remove_without(args, output, disks)
     if len(disks) != 1:
         raise LifeboatError(
             "undo-disk", "a recovery file is for one disk", "name the one that it is for"
         )
-    return [_remove_with(args, output, disks[0])]
+    return [_remove_with(args, output, disks[0], undo)]
 
 
-def _remove_with(args: argparse.Namespace, output: Output, disk: Disk) -> dict[str, Any]:
-    saved = recovery_file.load(args.undo)
+def _remove_with(
+    args: argparse.Namespace, output: Output, disk: Disk, undo: Path
+) -> dict[str, Any]:
+    saved = recovery_file.load(undo)
     lbas = [saved.start // saved.lba_size]
     with output.bar(f"looking at {disk.path.name}") as bar:
         found = disk_map.look(disk, lbas, bar)
-    way = restore.assess(disk, found, saved)
+    way = assess(disk, found, saved)
     first, last = saved.start // disk.lba_size, saved.end // disk.lba_size - 1
     stakes = [
-        f"{disk.path}: LBA {first} to {last} become what {args.undo} says they were;",
+        f"{disk.path}: LBA {first} to {last} become what {undo} says they were;",
         "  the backup copies in this range are lost",
         f"  {way.why}",
     ]
@@ -178,7 +168,7 @@ def _remove_with(args: argparse.Namespace, output: Output, disk: Disk) -> dict[s
     if not args.yes:  # a person may have taken hours to answer
         disk_map.look_again(disk, found, lbas)
     with consent.writing(_AGAIN), output.bar(f"restoring {disk.path.name}") as bar:
-        restore.restore(disk, saved, way, bar)
+        restore(disk, saved, way, bar)
     output.show(f"{disk.path}: LBA {first} to {last} are as they were; {way.why}")
     return {"disk": str(disk.path), "first": first, "last": last, "table": way.table}
 
@@ -241,14 +231,14 @@ def _remove_without(
         with consent.writing(_AGAIN + rest):
             region.retire(disk, header)
             if number:
-                restore.remove_entry(disk, number)
+                remove_entry(disk, number)
         output.show(f"{disk.path}: no backup region any more")
     return [
         {
             "disk": str(disk.path),
             "first": header.start_lba,
             "last": header.start_lba + header.sectors - 1,
-            "table": restore.ENTRY if number else restore.NOTHING,
+            "table": ENTRY if number else NOTHING,
         }
         for disk, _, header, number in work
     ]
