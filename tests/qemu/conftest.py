@@ -39,6 +39,7 @@ PICO = (
 )
 PICO_DAMAGE = ("ten_flipped_bits",)
 PICO_SKIPS = {
+    "test_the_transfer_is_near_to_what_the_line_carries": "its line is as fast as the emulator",
     "test_a_block_that_is_blank_in_the_image_is_repaired_as_fast_as_others": (
         "this emulator does not count instructions"
     ),

@@ -36,7 +36,7 @@ def lifeboat(*arguments, want=0):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1500,  # the emulated Pico takes 20 minutes for what a board does in one
         check=False,
         env=ENVIRONMENT,
     )
