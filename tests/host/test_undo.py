@@ -350,11 +350,13 @@ def test_it_is_on_the_medium_before_the_disk_is_changed(tmp_path, lifeboat, monk
 
     def note_write(disk, offset, data):
         writes.append(offset)
-        assert synced[:2] == [f"{file}.part", str(tmp_path)]
+        scratch, *folders = synced[:3]  # it got its name when it was whole
+        assert scratch.startswith(f"{tmp_path}/.{file.name}.")
+        assert folders == [str(tmp_path)] * 2
         assert recovery_file.load(file).size == SIZE
         write(disk, offset, data)
 
-    monkeypatch.setattr(recovery_file.os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(Disk, "write", note_write)
     create = ["region", "create", path, *NUMBERS, "--undo", file, "--yes"]
     assert lifeboat(*create)[0] == 0
@@ -384,7 +386,7 @@ def test_a_recovery_file_that_could_not_be_written_whole_is_not_left(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(recovery_file.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         code, out, _ = lifeboat(*create)
     assert (code, json.loads(out)["error"]["code"]) == (1, "undo-write")
     assert os.listdir(tmp_path) == ["disk.img"]

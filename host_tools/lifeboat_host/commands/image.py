@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,11 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     )
     build.add_argument(
         "--no-memory", action="store_true", help="for a board without a memory in its code flash"
+    )
+    build.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="take what links name that lead out of a segment's folder",
     )
     build.add_argument(
         "--ranges", action="store_true", help="list the bytes to program, so that a memory stays"
@@ -264,7 +269,7 @@ def _build(args: argparse.Namespace, output: Output) -> int:
     keys = keyfile.load_set(args.keys) if args.keys else None
     product, flash_size, block_size = options.flash_numbers(args)
     manifest = image.build(
-        args.segments,
+        [replace(source, follow_links=args.follow_links) for source in args.segments],
         args.output,
         product=product,
         version=args.version,

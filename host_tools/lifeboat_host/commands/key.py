@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from lifeboat_host.base import files as base_files
 from lifeboat_host.base.errors import EXIT_OK, LifeboatError
 from lifeboat_host.commands import options
 from lifeboat_host.model.keyset import ROLES, KeySet, Listed, Parameters, PublicKey
@@ -351,7 +352,7 @@ def _set(args: argparse.Namespace, output: Output) -> int:
     for one in keys.keys:
         keyfile.check_fits(one.key.parameters)
     try:
-        args.output.write_bytes(keys.pack())
+        base_files.replace(args.output, keys.pack())
     except OSError as error:
         raise files.unwritable(args.output, error) from None
     line = f'KEYS = bytes.fromhex("{keys.pack().hex()}")'

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
+from lifeboat_host.base import files
 from lifeboat_host.base.errors import EXIT_DAMAGE, EXIT_OK, LifeboatError
 from lifeboat_host.commands import options
 from lifeboat_host.disk.disk import Disk
@@ -147,7 +148,7 @@ def _draw(path: Path, histories: Sequence[History]) -> None:
     else:
         text = log_page.html(history, [f"{name}: {value}" for name, value in _summary(history)])
     try:
-        path.write_text(text, encoding="utf-8")
+        files.replace(path, text.encode())
     except OSError as error:
         raise LifeboatError(
             "log-write", f"{path}: {error.strerror}", "name another file"

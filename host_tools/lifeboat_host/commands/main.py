@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lifeboat_host import __version__
+from lifeboat_host.base import files
 from lifeboat_host.base.errors import EXIT_ERROR, EXIT_OK, LifeboatError
 from lifeboat_host.commands import (
     adopt,
@@ -26,6 +27,8 @@ from lifeboat_host.commands import (
 from lifeboat_host.model import report
 from lifeboat_host.ui import report_table
 from lifeboat_host.ui.output import Output
+
+_LOG_MAX = 256 << 20
 
 _EXAMPLES = """\
 examples:
@@ -60,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args, output))
     except LifeboatError as error:
         output.failure(error)
+        return EXIT_ERROR
+    except MemoryError:
+        output.failure(LifeboatError("memory", "this takes more memory than there is"))
         return EXIT_ERROR
     except KeyboardInterrupt as stop:
         output.failure(LifeboatError("interrupted", "interrupted", str(stop)))
@@ -100,10 +106,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(args: argparse.Namespace, output: Output) -> int:
-    try:
-        text = args.log.read_text(errors="replace") if args.log else sys.stdin.read()
-    except OSError as error:
-        raise LifeboatError("report-read", f"{args.log}: {error.strerror}") from None
+    if args.log:
+        data, _ = files.read(args.log, _LOG_MAX, "report-read", "name a console log")
+    else:
+        data = sys.stdin.buffer.read(_LOG_MAX)
+    text = data.decode(errors="replace")
     found = report.last_report(text.split("\n"))
     output.show(report_table.table(found))
     output.result(found)

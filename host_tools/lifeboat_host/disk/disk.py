@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from lifeboat_host.base import files
 from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.base.types import PathLike, Progress
 
@@ -36,16 +37,18 @@ class Disk(AbstractContextManager["Disk"]):
 
     def __init__(self, path: PathLike, lba_size: int | None = None, write: bool = False) -> None:
         self.path = Path(path)
-        try:
-            is_device = stat.S_ISBLK(os.stat(self.path).st_mode)
-            flags = os.O_RDWR if write else os.O_RDONLY
-            self._fd = os.open(self.path, flags | (os.O_EXCL if is_device and write else 0))
-        except OSError as error:
-            raise LifeboatError(
-                "disk-open",
-                f"{self.path}: {error.strerror}",
-                "name a disk image file or a block device that is not in use",
-            ) from None
+        hint = "name a disk image file or a block device that is not in use"
+        # First only looked at: opening a device for writing may do something, a tape's even to
+        # read it.
+        self._fd, state = files.open_regular(self.path, "disk-open", hint, devices=True)
+        is_device = stat.S_ISBLK(state.st_mode)
+        if write:
+            os.close(self._fd)
+            flags = os.O_RDWR | (os.O_EXCL if is_device else 0)
+            self._fd, again = files.open_regular(
+                self.path, "disk-open", hint, flags=flags, devices=True
+            )
+            is_device = stat.S_ISBLK(again.st_mode)
         user = self._user() if write and not is_device else ""
         if user:
             os.close(self._fd)

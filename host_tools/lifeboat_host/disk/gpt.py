@@ -6,7 +6,7 @@ import struct
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from lifeboat_host.base.crc import crc32
 from lifeboat_host.base.errors import LifeboatError
@@ -25,6 +25,15 @@ _LOGICAL_LIMIT = 256  # a longer chain is a loop
 
 # What to write, (byte offset, bytes); a flush of the disk's cache stands between two steps.
 Steps = tuple[tuple[tuple[int, bytes], ...], ...]
+
+
+class Sectors(Protocol):
+    """What a GPT is read from: a Disk, or what one would be."""
+
+    size: int
+    lba_size: int
+
+    def read(self, offset: int, size: int) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ def read_table(disk: Disk) -> Table | None:
     return None
 
 
-def _header(disk: Disk, lba: int) -> tuple[bytes, tuple[Any, ...]] | None:
+def _header(disk: Sectors, lba: int) -> tuple[bytes, tuple[Any, ...]] | None:
     """The sector and the fields of a valid header at that LBA, its entries not looked at."""
     if not 0 < lba < disk.size // disk.lba_size:
         return None
@@ -176,7 +185,7 @@ def _too_large(disk: Disk, lba: int) -> bool:
     return found is not None and found[1][11] * found[1][12] > _ENTRIES_LIMIT
 
 
-def read_copy(disk: Disk, lba: int) -> Copy | None:
+def read_copy(disk: Sectors, lba: int) -> Copy | None:
     """The copy of a GPT whose header is at that LBA, or None when there is no valid one."""
     found = _header(disk, lba)
     if not found:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lifeboat_host.base import files
 from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.base.types import PathLike, Progress
 from lifeboat_host.model import draft as drafts
@@ -33,6 +34,7 @@ from lifeboat_host.model.memory import Memory, mirror_size_for
 
 _DAMAGED = ("manifest-magic", "manifest-crc", "manifest-size")  # rot looks like this
 _BLOB, _OS, _ROMFS = range(len(KINDS))
+_FLASH_MAX, _BLOCK_MAX = 1 << 30, 64 << 20  # far beyond what chips have
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Source:
 
     name: str
     path: Path
+    follow_links: bool = False  # also those that lead out of the folder
 
     @property
     def kind(self) -> int:
@@ -49,14 +52,41 @@ class Source:
         return _OS if self.name == "os" else _BLOB
 
     def content(self) -> bytes:
+        """Raises LifeboatError: segment-source, segment-link, romfs-build."""
+        hint = "a segment is name=FILE or name=FOLDER"
         try:
-            return build_romfs(self.path) if self.path.is_dir() else self.path.read_bytes()
+            if self.path.is_dir():
+                _check_folder_content(self.path, self.follow_links)
+                return build_romfs(self.path)
+            return files.read(self.path, _FLASH_MAX, "segment-source", hint)[0]
         except OSError as error:
             raise LifeboatError(
-                "segment-source",
-                f"segment {self.name}: {self.path}: {error.strerror}",
-                "a segment is name=FILE or name=FOLDER",
+                "segment-source", f"segment {self.name}: {self.path}: {error.strerror}", hint
             ) from None
+        except LifeboatError as error:
+            if error.code == "segment-source":
+                error.message = f"segment {self.name}: {error.message}"
+            raise
+
+
+def _check_folder_content(folder: Path, follow_links: bool) -> None:
+    """Raise unless all of a folder are files, and of this folder: a link may name any file of this
+    machine, and the image goes to others. Raises LifeboatError: segment-link, segment-source."""
+    root = folder.resolve()
+    for where, folders, names in os.walk(folder):
+        for path in (Path(where, name) for name in [*folders, *names]):
+            target = path.resolve()
+            if path.is_symlink() and not follow_links and root not in target.parents:
+                raise LifeboatError(
+                    "segment-link",
+                    f"{path}: a link that leads out of its folder, to {target}",
+                    "put the file itself there, or say that links are meant: --follow-links",
+                )
+            if not (target.is_file() or target.is_dir()):
+                kind = files.what(target.stat().st_mode) if target.exists() else "a dead link"
+                raise LifeboatError(
+                    "segment-source", f"{path}: it is {kind}", "a ROMFS holds files only"
+                )
 
 
 def build_romfs(folder: PathLike) -> bytes:
@@ -223,15 +253,11 @@ def _check_folder(path: PathLike) -> None:
 
 def _replace(path: PathLike, data: bytes | bytearray) -> None:
     """The file is the old one or the new one, never half of one."""
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        scratch.write_bytes(data)
-        os.replace(scratch, target)
+        files.replace(Path(path), data)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
         raise LifeboatError(
-            "image-write", f"{target}: {error.strerror}", "check the folder and its free space"
+            "image-write", f"{path}: {error.strerror}", "check the folder and its free space"
         ) from None
 
 
@@ -243,13 +269,16 @@ class Image(AbstractContextManager["Image"]):
 
     def __init__(self, path: PathLike, block_size: int | None = None) -> None:
         self.path = Path(path)
-        try:
-            self._fd = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
+        self._fd, state = files.open_regular(self.path, "image-read", "name an image file")
+        self.flash_size = state.st_size
+        if self.flash_size > _FLASH_MAX:
+            os.close(self._fd)
             raise LifeboatError(
-                "image-read", f"{self.path}: {error.strerror}", "name an image file"
-            ) from None
-        self.flash_size = os.fstat(self._fd).st_size
+                "image-read",
+                f"{self.path}: {self.flash_size} bytes: no code flash is larger than "
+                f"{_FLASH_MAX >> 20} MiB",
+                "name an image of a code flash; for a disk: lifeboat region inspect",
+            )
         self._block_size = block_size
 
     def __exit__(self, *_: object) -> None:
@@ -261,7 +290,7 @@ class Image(AbstractContextManager["Image"]):
     def manifest(self) -> Manifest:
         """The manifest of the last block. Raises LifeboatError: manifest-*, image-geometry."""
         block_size = self._block_size or self._find_block_size()
-        if block_size <= 0 or block_size % UNIT or self.flash_size % block_size:
+        if not 0 < block_size <= _BLOCK_MAX or block_size % UNIT or self.flash_size % block_size:
             raise LifeboatError(
                 "image-geometry",
                 f"{self.path}: {self.flash_size} bytes are not made of {block_size} byte blocks",
@@ -395,10 +424,7 @@ def _other_place(image: Image, chip: Image, there: str, wanted: str) -> Lifeboat
 
 def put(plan: Put, path: PathLike) -> None:
     """Replace code and manifest in the dump, all at once. Raises LifeboatError image-write."""
-    try:
-        data = bytearray(Path(path).read_bytes())
-    except OSError as error:
-        raise LifeboatError("image-read", f"{path}: {error.strerror}", "name a dump") from None
+    data = bytearray(files.read(Path(path), _FLASH_MAX, "image-read", "name a dump")[0])
     for at, size in plan.ranges:
         data[at : at + size] = plan.content[at : at + size]
     _replace(path, data)

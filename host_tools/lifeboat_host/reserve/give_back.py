@@ -55,6 +55,7 @@ def assess(disk: Disk, found: DiskMap, undo: Undo) -> Way:
     if not undo.parts["table"].old:
         return Way(NOTHING, "the partition table was not changed")
     if _mixed(disk, undo.parts["table"]):
+        _check_table(disk, found, undo)
         return Way(VERBATIM, "the partition table is as we left it: it is put back as it was")
     if not entry:
         return Way(NOTHING, "the partition table has changed and no longer has our partition")
@@ -63,6 +64,70 @@ def assess(disk: Disk, found: DiskMap, undo: Undo) -> Way:
     return Way(
         ENTRY, "the partition table has changed since: only our partition is deleted", entry.number
     )
+
+
+class _AsWritten:
+    """The disk with the partition table that the recovery file says was written."""
+
+    def __init__(self, disk: Disk, extents: Iterable[Extent]) -> None:
+        self.size, self.lba_size = disk.size, disk.lba_size
+        self._disk, self._extents = disk, tuple(extents)
+
+    def read(self, offset: int, size: int) -> bytes:
+        data = bytearray(self._disk.read(offset, size))
+        for extent in self._extents:
+            start, end = max(extent.offset, offset), min(extent.end, offset + size)
+            if start < end:
+                data[start - offset : end - offset] = extent.content[
+                    start - extent.offset : end - extent.offset
+                ]
+        return bytes(data)
+
+
+def _check_table(disk: Disk, found: DiskMap, undo: Undo) -> None:
+    """Raise LifeboatError undo-broken unless all of the table's part is a partition table's.
+
+    A recovery file is no more than a file: it could name any bytes of the disk. What it says was
+    written has to be a GPT with our partition, what was there the same one without it, or nothing;
+    and only that GPT's own sectors may change.
+    """
+    ours = (undo.partition, undo.start // disk.lba_size, undo.end // disk.lba_size - 1)
+    table = undo.parts["table"]
+    was, now = _AsWritten(disk, table.old), _AsWritten(disk, table.new)
+    fresh = not any(extent.data for extent in table.old)
+    own: list[tuple[int, int]] = []
+    for at in (1, disk.size // disk.lba_size - 1):
+        copy, before = gpt.read_copy(now, at), gpt.read_copy(was, at)
+        rest = _names(copy) - {ours}
+        if (
+            copy
+            and rest != _names(copy)
+            and (not rest if fresh else before and rest == _names(before))
+        ):
+            entries = copy.entries_lba * disk.lba_size
+            own += [
+                (at * disk.lba_size, (at + 1) * disk.lba_size),
+                (entries, entries + len(copy.entry_sectors)),
+            ]
+    if own and fresh and not any(now.read(0, 440)):
+        own.append((0, disk.lba_size))  # its protective MBR, without a boot loader
+    taken = [
+        (part.first * disk.lba_size, (part.last + 1) * disk.lba_size) for part in found.partitions
+    ]
+    for extent in (*table.old, *table.new):
+        inside = any(start <= extent.offset and extent.end <= end for start, end in own)
+        if not inside or any(start < extent.end and extent.offset < end for start, end in taken):
+            raise LifeboatError(
+                "undo-broken",
+                f"the recovery file would change bytes {extent.offset} to {extent.end - 1} of "
+                f"{disk.path}, and that is not what takes our partition out of its table; nothing "
+                "was changed",
+                "who made this file? without it: lifeboat region remove, without --undo",
+            )
+
+
+def _names(copy: gpt.Copy | None) -> set[tuple[str, int, int]]:
+    return {(p.unique, p.first, p.last) for p in copy.partitions} if copy else set()
 
 
 def _header_there(disk: Disk, undo: Undo) -> bool:

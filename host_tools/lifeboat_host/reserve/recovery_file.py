@@ -9,18 +9,16 @@ one that is not all zeros `data` (deflate, then base64) and `sha256` (of the byt
 from __future__ import annotations
 
 import base64
-import errno
 import hashlib
 import json
-import os
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lifeboat_host.base import files
 from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.base.types import PathLike, Progress
 from lifeboat_host.disk.disk import Disk
@@ -31,6 +29,8 @@ from lifeboat_host.reserve.place import Place
 _VERSION = 1
 _STEP = 1 << 20
 _PARTS = ("table", "headers", "body")
+_FILE_MAX = 512 << 20
+_DISK_MAX = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -174,39 +174,22 @@ def save(undo: Undo, path: PathLike) -> None:
             for name, part in undo.parts.items()
         },
     }
-    part = Path(f"{path}.part")
     try:
-        with open(part, "w", encoding="ascii") as file:
-            json.dump(content, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, "exists already")
-        os.replace(part, path)
-        folder = os.open(Path(path).parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        files.create_whole(Path(path), (json.dumps(content, indent=1) + "\n").encode("ascii"))
     except OSError as error:
         raise LifeboatError(
             "undo-write",
             f"{path}: {error.strerror}; the disk was not changed",
             "name another place for the recovery file with --undo",
         ) from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def load(path: PathLike) -> Undo:
     """Read and check a recovery file. Raises LifeboatError undo-read, undo-broken."""
+    text, _ = files.read(Path(path), _FILE_MAX, "undo-read", "name the recovery file")
     try:
-        content = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise LifeboatError("undo-read", f"{path}: {error.strerror}") from None
-    except ValueError:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
         raise _broken(path, "it is not JSON") from None
     try:
         if content["lifeboat-undo"] != _VERSION:
@@ -219,14 +202,21 @@ def load(path: PathLike) -> Undo:
             for name in _PARTS
         }
         undo = Undo(
-            str(disk["path"]), int(disk["size"]), int(disk["lba_size"]),
-            bytes.fromhex(place["region_id"]), int(place["start"]), int(place["end"]),
+            str(disk["path"]), _number(disk["size"]), _number(disk["lba_size"]),
+            bytes.fromhex(place["region_id"]), _number(place["start"]), _number(place["end"]),
             str(place["partition"]), parts,
         )  # fmt: skip
         _check(undo)
-    except (ValueError, KeyError, TypeError, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
         raise _broken(path, str(error)) from None
     return undo
+
+
+def _number(value: Any) -> int:
+    """A count of bytes on a disk. Raises ValueError."""
+    if type(value) is not int or not 0 <= value < _DISK_MAX:
+        raise ValueError(f"{str(value)[:30]} is no number of bytes on a disk")
+    return value
 
 
 def _broken(path: PathLike, why: str) -> LifeboatError:
@@ -240,9 +230,12 @@ def _broken(path: PathLike, why: str) -> LifeboatError:
 def _unpack(rows: Iterable[dict[str, Any]]) -> tuple[Extent, ...]:
     extents = []
     for row in rows:
-        offset, size, data = int(row["offset"]), int(row["size"]), None
+        offset, size, data = _number(row["offset"]), _number(row["size"]), None
         if "data" in row:
-            data = zlib.decompress(base64.b64decode(row["data"], validate=True))
+            if size > _STEP:
+                raise ValueError(f"the bytes of offset {offset} are more than {_STEP} at once")
+            packed = base64.b64decode(row["data"], validate=True)
+            data = zlib.decompressobj().decompress(packed, size + 1)
             if len(data) != size or hashlib.sha256(data).hexdigest() != row["sha256"]:
                 raise ValueError(f"the bytes of offset {offset} do not have their SHA-256")
         extents.append(Extent(offset, size, data))
@@ -261,6 +254,17 @@ def _check(undo: Undo) -> None:
         at = extent.end
     if at != undo.end:
         raise ValueError("the region's old content has gaps")
-    for extent in undo.parts["table"].old:
-        if extent.size <= 0 or not 0 <= extent.offset <= extent.end <= undo.size:
+    for name in ("headers", "body"):
+        for extent in undo.parts[name].new:
+            if not undo.start <= extent.offset <= extent.end <= undo.end:
+                raise ValueError("what was written is not in the region")
+    table = undo.parts["table"]
+    for extent in (*table.old, *table.new):
+        if extent.size <= 0 or extent.end > undo.size:
             raise ValueError("the partition table is not on the disk")
+    for part in table.old, table.new:
+        order = sorted(part, key=lambda extent: extent.offset)
+        if any(one.end > two.offset for one, two in zip(order, order[1:])):
+            raise ValueError("parts of the partition table overlap")
+    if bool(table.old) != bool(table.new) or bool(table.old) != bool(undo.partition):
+        raise ValueError("a partition table without our partition")

@@ -6,28 +6,16 @@ import os
 import stat
 from pathlib import Path
 
+from lifeboat_host.base import files
 from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.base.files import PRIVATE, sync_folder
 
-PRIVATE = 0o600
 _NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def read(path: Path, limit: int) -> tuple[bytes, int]:
     """(content, permission bits) of a regular file. Raises LifeboatError key-read."""
-    try:
-        # Not blocking: a pipe that nobody writes to is refused below, not waited for.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(handle, "rb") as file:
-            state = os.fstat(handle)
-            if not stat.S_ISREG(state.st_mode):
-                raise LifeboatError("key-read", f"{path}: not a file", "name a file")
-            content = file.read(limit + 1)
-    except OSError as error:
-        raise LifeboatError(
-            "key-read", f"{path}: {error.strerror}", "check its name and who may read it"
-        ) from None
-    if len(content) > limit:
-        raise LifeboatError("key-read", f"{path}: more than {limit} bytes: it is no such file")
+    content, state = files.read(path, limit, "key-read", "check its name and who may read it")
     return content, stat.S_IMODE(state.st_mode)
 
 
@@ -37,21 +25,12 @@ def create(path: Path, content: bytes, mode: int = PRIVATE) -> None:
     Raises LifeboatError: key-exists, key-write.
     """
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, mode)
+        files.create(path, content, mode)
     except FileExistsError:
         raise LifeboatError(
             "key-exists", f"{path}: is there already, and is left as it is", "choose another name"
         ) from None
     except OSError as error:
-        raise unwritable(path, error) from None
-    try:
-        with open(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(handle)
-        sync_folder(path.parent)
-    except OSError as error:
-        path.unlink(missing_ok=True)  # half of a file would only be in the way
         raise unwritable(path, error) from None
 
 
@@ -109,15 +88,6 @@ def append(handle: int, path: Path, line: str) -> None:
         os.fsync(handle)
     except OSError as error:
         raise unwritable(path, error) from None
-
-
-def sync_folder(path: Path) -> None:
-    """Put the names in a folder onto the medium."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def unwritable(path: Path, error: OSError) -> LifeboatError:
