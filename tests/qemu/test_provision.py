@@ -66,7 +66,7 @@ def start_of(path, size):
 
 def wait_until(condition, process=None):
     """Wait for the condition; process must not end meanwhile."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 1500  # as for lifeboat()
     while not condition():
         assert time.monotonic() < deadline
         assert process is None or process.poll() is None
