@@ -93,12 +93,27 @@ def raw_parts(function, *arguments, **keywords):
     return make
 
 
-def then(first, second):
-    """Do both, one after the other."""
+def then(*steps):
+    """Do all, one after the other."""
 
     def make(path):
-        first(path)
-        second(path)
+        for step in steps:
+            step(path)
+
+    return make
+
+
+def also_sgdisk(*arguments):
+    """Change the table that is there."""
+    return lambda path: run("sgdisk", *arguments, path)
+
+
+def shrunk(count):
+    """The disk without its last bytes."""
+
+    def make(path):
+        with open(path, "r+b") as file:
+            file.truncate(SIZE - count)
 
     return make
 

@@ -160,3 +160,73 @@ def gpt(size, partitions, lba=SECTOR, count=128, entry_size=128, header_size=92,
         struct.pack_into("<I", header, 16, zlib.crc32(header[:header_size]))
         out += [(own * lba, bytes(header)), (at * lba, bytes(entries))]
     return out
+
+
+# Metadata at the end of disks, and others that no tool of Debian's makes.
+
+MSR = uuid.UUID("E3C9E316-0B5C-4DB8-817D-F92DF00215AE")  # Microsoft reserved
+SPACES = uuid.UUID("E75CAF8F-F680-4CEE-AFA3-B001E56EFC2D")  # Storage Spaces
+
+
+def geom(size, name):
+    """FreeBSD sys/geom: 16 bytes of magic, a version, a name, ... in the last sector."""
+    data = (
+        f"GEOM::{name}".encode().ljust(16, b"\0") + struct.pack("<I", 4) + b"gm0".ljust(16, b"\0")
+    )
+    return [(size - SECTOR, (data + bytes(range(64))).ljust(SECTOR, b"\0"))]
+
+
+def drbd(size, magic):
+    """drbd meta_data_on_disk: size, four UUIDs, a device's UUID, a reserved word, flags, magic."""
+    data = struct.pack(">Q4QQQII", size // SECTOR - 256, 1, 2, 3, 4, 5, 0, 0, magic)
+    return [(size - size % 4096 - 4096, data.ljust(4096, b"\0"))]
+
+
+def apple_raid(size):
+    return [(size - size % 4096 - 4096, b"AppleRAIDHeader".ljust(16, b"\0") + bytes(range(200)))]
+
+
+def ldm(size):
+    """Linux fs/partitions/ldm: PRIVHEAD in sector 6 and the last one, the database before that."""
+    start = size - (1 << 20)
+    head = b"PRIVHEAD".ljust(SECTOR, b"\0")
+    toc = b"TOCBLOCK".ljust(SECTOR, b"\0")
+    return [
+        (6 * SECTOR, head), (start + SECTOR, toc), (start + 2 * SECTOR, toc),
+        (start + 17 * SECTOR, b"VMDB".ljust(SECTOR, b"\0")), (start + 1856 * SECTOR, head),
+    ]  # fmt: skip
+
+
+def bcache(size):
+    """A backing device's superblock at sector 8: csum, offset, version, magic, UUID, ..."""
+    magic = bytes.fromhex("c68573f64e1a45ca8265f57f48ba6d81")
+    body = struct.pack("<QQ", 8, 1) + magic + UUID + bytes(16 + 32) + struct.pack("<QQQ", 0, 0, 0)
+    body += bytes(64) + struct.pack("<QHHHHIHH", 0, 8, 1, 0, 1, 0, 0, 0)
+    return [(4096, struct.pack("<Q", crc64(body)) + body)]
+
+
+def crc64(data):
+    """bcache's: ECMA-182, all ones at first and inverted at the end, not reflected."""
+    value = (1 << 64) - 1
+    for byte in data:
+        value ^= byte << 56
+        for _ in range(8):
+            value = value << 1 ^ (0x42F0E1EBA9EA3693 if value >> 63 else 0)
+            value &= (1 << 64) - 1
+    return value ^ (1 << 64) - 1
+
+
+def vmfs(size):
+    return [
+        (1 << 20, b"\x0d\xd0\x01\xc0" + bytes(500)),
+        (2 << 20, b"\x5e\xf1\xab\x2f" + bytes(500)),
+    ]
+
+
+def bluestore(size):
+    return [(0, b"bluestore block device\n" + str(uuid.UUID(int=7)).encode() + b"\n")]
+
+
+def apfs(size):
+    """A container's superblock: checksum, oid, xid, type 1, ...; magic at byte 32."""
+    return [(0, struct.pack("<QQQHHHH4sI", 0, 1, 1, 1, 0x8000, 0, 0, b"NXSB", 4096) + bytes(900))]

@@ -1,6 +1,6 @@
 """The commands with mutated files: they end with an exit code and a sentence, in bounded time.
 
-A minute by default. For longer: LIFEBOAT_FUZZ_SECONDS=3600 python -m pytest -k test_fuzz tests/host
+A minute by default. For an hour: LIFEBOAT_FUZZ_SECONDS=3600 python -m pytest -k test_fuzz tests
 A failure names its seed; LIFEBOAT_FUZZ_SEED=SEED runs that one alone.
 """
 

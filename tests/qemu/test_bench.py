@@ -2,9 +2,9 @@
 
 import pytest
 
+from lifeboat_host.base import tree
 from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.bench import measure
-from lifeboat_host.qemu import board_spec
 
 KEYS = {}
 KEYS["qemu_virt"] = [
@@ -88,7 +88,7 @@ def test_the_phases_of_a_start_are_all_there(rows, spec):
 
 
 def test_a_compiler_that_is_missing_is_told(spec, monkeypatch, tmp_path):
-    monkeypatch.setattr(board_spec, "cache", lambda: tmp_path)
+    monkeypatch.setattr(tree, "cache", lambda: tmp_path)
     with pytest.raises(LifeboatError) as caught:
         measure.module_sizes(measure.plan_for(spec))
     assert caught.value.code == "mpy-cross"

@@ -11,7 +11,7 @@ from pathlib import Path
 from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.commands import options
 from lifeboat_host.disk.disk import Disk
-from lifeboat_host.model import region
+from lifeboat_host.model import region, remnant
 from lifeboat_host.reserve.place import AUTO
 
 
@@ -39,6 +39,17 @@ def opened(
             stack.enter_context(Disk(path, args.lba_size, write=write and path in args.disks))
             for path in paths
         ]
+
+
+def located(disk: Disk, lbas: Sequence[int]) -> region.Found:
+    """The disk's region. Raises what region.find() raises, and region-moved."""
+    try:
+        return region.find(disk, lbas)
+    except LifeboatError as error:
+        lost = remnant.find(disk) if error.code == "region-none" else None
+        if lost:
+            raise remnant.moved(disk, lost) from None
+        raise
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:

@@ -14,8 +14,9 @@ from rich.text import Text
 from lifeboat_host.base import files
 from lifeboat_host.base.errors import EXIT_DAMAGE, EXIT_OK, LifeboatError
 from lifeboat_host.commands import options
+from lifeboat_host.commands.disks_option import located
 from lifeboat_host.disk.disk import Disk
-from lifeboat_host.model import journal, reasons, region
+from lifeboat_host.model import journal, reasons
 from lifeboat_host.model.journal import History, Journal, Session
 from lifeboat_host.qemu import background
 from lifeboat_host.ui import log_page
@@ -122,7 +123,7 @@ def _read(
     with ExitStack() as stack:
         for disk in _open(args, stack):
             try:
-                header = region.find(disk, lbas).header
+                header = located(disk, lbas).header
                 with output.bar(f"reading {disk.path.name}") as bar:
                     journals.append(journal.read(disk, header, bar))
             except LifeboatError as error:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lifeboat_host.base.errors import EXIT_DAMAGE, EXIT_OK
 from lifeboat_host.commands import options, region_create, region_remove
-from lifeboat_host.commands.disks_option import opened
+from lifeboat_host.commands.disks_option import located, opened
 from lifeboat_host.disk.disk import Disk
 from lifeboat_host.model import image, region
 from lifeboat_host.model.formats import EVIDENCE, PARITY, STATE, Extent, Manifest, RegionHeader
@@ -161,7 +161,7 @@ def _inspect(args: argparse.Namespace, output: Output) -> int:
     results = []
     with opened(args) as disks:
         for disk in disks:
-            found = region.find(disk, _lbas(args))
+            found = located(disk, _lbas(args))
             slots = region.read_slots(disk, found.header)
             _show(output, disk, found, slots)
             output.show("")
@@ -196,7 +196,7 @@ def _verify(args: argparse.Namespace, output: Output) -> int:
 def _verify_disk(
     args: argparse.Namespace, output: Output, disk: Disk, wanted: Manifest | None
 ) -> dict[str, Any]:
-    found = region.find(disk, _lbas(args))
+    found = located(disk, _lbas(args))
     slots = region.read_slots(disk, found.header)
     with output.bar(f"reading {disk.path.name}") as bar:
         checks = region.verify(disk, slots, bar)

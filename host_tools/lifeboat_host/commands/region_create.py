@@ -102,6 +102,8 @@ def _consequences(proposal: Proposal) -> list[str]:
             f"  LBA {place.used[0]}-{place.used[1]} are not zero and not recognised: "
             "they would be overwritten"
         )
+    if place.beside is not None:
+        lines.append(f"  LBA {place.first}-{place.last} have to be named to be taken")
     return lines + [f"  note: {note}" for note in place.notes]
 
 

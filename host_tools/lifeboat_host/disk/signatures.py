@@ -46,6 +46,18 @@ _RAID_TAILS = (
 )
 
 
+# FreeBSD's GEOM classes (mirror, ELI, label, stripe, ...) keep theirs in the last sector.
+_GEOM = b"GEOM::"
+# In the last 4 KiB that begin at a multiple of that: DRBD's internal metadata (versions 8 and 9: a
+# number, big-endian, at byte 60); Apple's software RAID.
+_LAST_UNIT = 4096
+_DRBD_AT, _DRBD = 60, (0x83740267, 0x8374026B, 0x8374026D)
+_APPLE_RAID = b"AppleRAIDHeader"
+# Windows' Logical Disk Manager: private headers in sector 6 and in the last one, a database in the
+# last 1 MiB, whose second and third sector are its table of contents.
+_LDM = ((6 * 512, b"PRIVHEAD"), (-512, b"PRIVHEAD"), (512 - (1 << 20), b"TOCBLOCK"))
+
+
 @dataclass(frozen=True)
 class Signature:
     """type and usage: libblkid's names; offset: in bytes from the start of the disk."""
@@ -158,6 +170,7 @@ def _passed_over(disk: Disk, covered: Sequence[tuple[int, int]]) -> Iterator[Sig
         at = disk.size - back * disk.lba_size
         if at > 0 and disk.read(at, len(magic)) == magic:
             yield Signature(name, "raid", at)
+    yield from _others_tails(disk)
     # libblkid wants four uberblocks: a young pool has fewer, and a destroyed one none.
     if disk.size < 4 * _ZFS_LABEL:
         return
@@ -166,6 +179,28 @@ def _passed_over(disk: Disk, covered: Sequence[tuple[int, int]]) -> Iterator[Sig
         inside = any(start < at + _ZFS_LABEL and at < stop for start, stop in covered)
         if not inside and _is_zfs_label(disk, at):
             yield Signature("zfs_member", "filesystem", at)
+            return
+
+
+def _others_tails(disk: Disk) -> Iterator[Signature]:
+    """Metadata that its owner keeps at the end of a disk."""
+    if disk.size < 2 << 20:
+        return
+    at = disk.size - disk.lba_size
+    last = disk.read(at, disk.lba_size)
+    if last.startswith(_GEOM):
+        name = last[len(_GEOM) : 16].split(b"\0")[0].decode("ascii", "replace")
+        yield Signature(f"geom_{name.lower()}", "raid", at)
+    at = disk.size - disk.size % _LAST_UNIT - _LAST_UNIT
+    unit = disk.read(at, _LAST_UNIT)
+    if int.from_bytes(unit[_DRBD_AT : _DRBD_AT + 4], "big") in _DRBD:
+        yield Signature("drbd", "raid", at + _DRBD_AT)
+    if unit.startswith(_APPLE_RAID):
+        yield Signature("apple_raid_member", "raid", at)
+    for offset, magic in _LDM:
+        at = offset % disk.size
+        if disk.read(at, len(magic)) == magic:
+            yield Signature("ldm_member", "raid", at)
             return
 
 

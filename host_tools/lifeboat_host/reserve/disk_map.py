@@ -14,8 +14,8 @@ from lifeboat_host.disk import gpt, signatures
 from lifeboat_host.disk.disk import Disk
 from lifeboat_host.disk.gpt import Gpt, Mbr, Partition
 from lifeboat_host.disk.signatures import Signature
-from lifeboat_host.model import region
-from lifeboat_host.model.formats import PARTITION_TYPE
+from lifeboat_host.model import region, remnant
+from lifeboat_host.model.formats import PARTITION_TYPE, RegionHeader
 
 TABLE, PARTITION, CLAIM, REGION, GAP, FREE = (
     "table", "partition", "claim", "lifeboat", "gap", "free",
@@ -23,11 +23,14 @@ TABLE, PARTITION, CLAIM, REGION, GAP, FREE = (
 
 _HEAD = 1 << 20  # where a disk that is not blank shows it
 
+_LDM_TYPE = "0x42"
 _SECTOR_SIZES = 512 + 4096  # of a disk's size and the other one
 
-_DAMAGED_HINT = (
-    "repair it first, with gdisk or `sgdisk --verify` and then `sgdisk -e` or `sgdisk -Z`, "
-    "or leave the disk alone"
+_DAMAGED_HINT = "repair it first, with gdisk; `sgdisk --verify` says more; or leave the disk alone"
+_NOT_AT_THE_END_HINT = (
+    "either the disk has grown, or what is behind the table is somebody else's: a RAID "
+    "controller's, a mirror's (gmirror), a volume manager's. Only when you are sure that it is "
+    "nobody's let a partitioning tool move the table to the end; or leave the disk alone"
 )
 
 
@@ -53,7 +56,8 @@ class DiskMap:
     """table: `gpt`, `mbr` or `none`. contents: what fills each partition, by number.
 
     unknown: the first LBA of something that is not recognised, on a disk without a table.
-    refusal: why nothing can be reserved here.
+    remnant: the header of a region that is not where one is looked for. refusal: why nothing can
+    be reserved here.
     """
 
     sectors: int
@@ -64,6 +68,7 @@ class DiskMap:
     contents: dict[int, str]
     claims: tuple[Signature, ...]
     region: region.Found | None
+    remnant: RegionHeader | None
     unknown: int | None
     pieces: tuple[Piece, ...]
     refusal: LifeboatError | None = field(compare=False)
@@ -118,12 +123,16 @@ def look(disk: Disk, lbas: Iterable[int] = (), progress: Progress | None = None)
     claims = _without_repeats(found)
     # A boot sector alone, or a file system's, can pass for an MBR: libblkid knows them apart.
     kind = "gpt" if table else "mbr" if mbr and (mbr.partitions or "dos" in tables) else "none"
-    refusal = unusable or _refusal(disk, table, mbr, tables, claims)
+    left = None if ours else _remnant(disk, table, partitions)
+    lost = remnant.moved(disk, left, _ends(disk, table)) if left and not claims else None
+    refusal = unusable or lost or _refusal(disk, table, mbr, tables, claims)
     if kind == "mbr" and not refusal and not all(contents.values()):
         refusal = _mbr_of_other_sectors(disk, partitions, contents)
     unknown = None
-    if kind == "none" and not claims and not ours:
-        at = disk.first_nonzero(0, min(_HEAD, disk.size))
+    if not claims and not ours and (kind == "none" or (kind == "mbr" and not partitions)):
+        # Behind an MBR that names nothing: somebody's who does without it, a PC-98's table.
+        start = disk.lba_size if kind == "mbr" else 0
+        at = disk.first_nonzero(start, min(_HEAD, disk.size))
         unknown = None if at is None else at // disk.lba_size
     pieces = _owned(sectors, kind, table, partitions, contents, claims, ours, refusal)
     return DiskMap(
@@ -135,10 +144,29 @@ def look(disk: Disk, lbas: Iterable[int] = (), progress: Progress | None = None)
         contents=contents,
         claims=claims,
         region=ours,
+        remnant=left,
         unknown=unknown,
         pieces=tuple(sorted(pieces, key=lambda piece: (piece.first, -piece.last))),
         refusal=refusal,
     )
+
+
+def _remnant(
+    disk: Disk, table: Gpt | None, partitions: Sequence[Partition]
+) -> RegionHeader | None:
+    """A region that a smaller or larger disk had, unless a partition of others is there now."""
+    header = remnant.find(disk, _ends(disk, table))
+    if header is None:
+        return None
+    first, last = header.start_lba, header.start_lba + header.sectors - 1
+    others = [part for part in partitions if part.type != PARTITION_TYPE]
+    return None if any(part.overlaps(first, last) for part in others) else header
+
+
+def _ends(disk: Disk, table: Gpt | None) -> tuple[int, ...]:
+    """Where the disk ended when its GPT was made, in bytes."""
+    copies = [copy for copy in (table.primary, table.backup) if copy] if table else []
+    return tuple((max(copy.own, copy.other) + 1) * disk.lba_size for copy in copies)
 
 
 def _region(disk: Disk, lbas: Iterable[int]) -> tuple[region.Found | None, LifeboatError | None]:
@@ -206,6 +234,13 @@ def _refusal(
             f"{disk.path}: a partition table of a kind that lifeboat does not know: {other[0]}",
             "use another disk, or partition this one anew with a GPT",
         )
+    if mbr and any(part.type == _LDM_TYPE for part in mbr.partitions) and not claims:
+        return LifeboatError(
+            "disk-claimed",
+            f"{disk.path}: the whole disk belongs to Windows' dynamic volumes (partition type "
+            f"{_LDM_TYPE}), whose database is in its last 1 MiB",
+            "use another disk",
+        )
     if claims:
         text = ", ".join(str(claim) for claim in claims)
         return LifeboatError(
@@ -217,7 +252,8 @@ def _refusal(
         return LifeboatError(
             "gpt-damaged",
             f"{disk.path}: the GPT is damaged: {table.problem}",
-            _other_sector_size(disk) or _DAMAGED_HINT,
+            _other_sector_size(disk)
+            or (_NOT_AT_THE_END_HINT if _ends_before(disk, table) else _DAMAGED_HINT),
         )
     if mbr and mbr.broken:
         return LifeboatError(
@@ -226,6 +262,12 @@ def _refusal(
             "if --lba-size is right, repair the table with sfdisk or fdisk first",
         )
     return None
+
+
+def _ends_before(disk: Disk, table: Gpt) -> bool:
+    """Whether the table was made for a smaller disk."""
+    last = disk.size // disk.lba_size - 1
+    return table.backup is None and table.primary is not None and table.primary.other < last
 
 
 def _other_sector_size(disk: Disk) -> str:

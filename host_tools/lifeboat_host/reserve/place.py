@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Union
 
 from lifeboat_host.base.errors import LifeboatError
@@ -18,7 +18,7 @@ from lifeboat_host.model.formats import (
     RegionHeader,
     newer_region,
 )
-from lifeboat_host.reserve.disk_map import DiskMap
+from lifeboat_host.reserve.disk_map import DiskMap, Piece
 
 AUTO = "auto"
 Way = Union[str, int]  # AUTO, region.TAIL, region.GPT, or an LBA
@@ -26,14 +26,16 @@ Way = Union[str, int]  # AUTO, region.TAIL, region.GPT, or an LBA
 PARTITION_NAME = "lifeboat"
 _ALIGN = 1 << 20  # what partitioning tools align to
 _STEP = 1 << 20
+_LOADERS = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
 class Place:
     """A range that can be had, in LBAs. table: what to write for it to be a partition.
 
-    how: for people. used: the first and last LBA in it that is not zero. partition: its own GUID
-    when the table gets a new entry.
+    how: for people. used: the first and last LBA in it that is not zero. beside: an LBA of
+    somebody unknown in the same free range. partition: its own GUID when the table gets a new
+    entry.
     """
 
     first: int
@@ -43,10 +45,16 @@ class Place:
     partition: str = ""
     used: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    beside: int | None = None
 
     @property
     def last(self) -> int:
         return self.first + self.sectors - 1
+
+    @property
+    def asked(self) -> tuple[int, int] | None:
+        """The first and last LBA that a person has to name before it is taken, if any."""
+        return self.used if self.beside is None else (self.first, self.last)
 
 
 def choose(
@@ -74,10 +82,7 @@ def choose(
         place = _in_gpt(disk, found, size)
     else:
         place = _in_the_open(disk, found, way, size)
-    used = _used(disk, place, progress)
-    return Place(
-        place.first, place.sectors, place.how, place.table, place.partition, used, place.notes
-    )
+    return replace(place, used=_used(disk, place, progress))
 
 
 def _refuse_unknown(disk: Disk, found: DiskMap) -> None:
@@ -141,16 +146,31 @@ def _in_gpt(disk: Disk, found: DiskMap, size: int) -> Place:
             first, sectors = region.place(disk, part.first, size)
             return Place(first, sectors, f"partition {part.number}, which is there")
     # From the disk's end: what is free stays in one piece for others.
-    for piece in reversed(found.free):
+    # A gap with a boot loader in it only when there is no other, and when a person says so.
+    loaders = {piece: _loader(disk, piece) for piece in found.free}
+    for piece in sorted(found.free, key=lambda piece: (bool(loaders[piece]), -piece.first)):
         fit = _fit(disk, piece.first, piece.last, size)
         if fit is not None:
             sectors = size // disk.lba_size
+            loader = loaders[piece] if fit * disk.lba_size < _LOADERS else None
             own = str(uuid.uuid4()).upper()
             steps = gpt.add_partition(
                 found.gpt, PARTITION_TYPE, own, fit, fit + sectors - 1, PARTITION_NAME
             )
-            return Place(fit, sectors, "a new partition in the GPT", steps, own)
+            new = Place(fit, sectors, "a new partition in the GPT", steps, own)
+            if loader is not None:
+                text = f"the same free range has something at LBA {loader}: is it a boot loader's?"
+                new = replace(new, beside=loader, notes=(text,))
+            return new
     raise _no_room(disk, found, size)
+
+
+def _loader(disk: Disk, piece: Piece) -> int | None:
+    """The first LBA of a free range that is not zero, where boot loaders live outside of any
+    partition (Rockchip's begin at LBA 64 and 16384)."""
+    start, end = piece.first * disk.lba_size, (piece.last + 1) * disk.lba_size
+    at = disk.first_nonzero(start, min(end, _LOADERS)) if start < _LOADERS else None
+    return None if at is None else at // disk.lba_size
 
 
 def _in_new_gpt(disk: Disk, found: DiskMap, size: int) -> Place:

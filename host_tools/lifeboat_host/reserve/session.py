@@ -96,7 +96,7 @@ class Proposal:
             "last": place.last,
             "how": place.how,
             "changes_table": bool(place.table),
-            "overwrites": place.used,
+            "overwrites": place.asked,
             "notes": place.notes,
         }
         found = self.found
@@ -179,7 +179,7 @@ class Session:
     @property
     def needs(self) -> int:
         """How many ranges have to be agreed to."""
-        return sum(bool(p.place and p.place.used) for p in self.proposals)
+        return sum(bool(p.place and p.place.asked) for p in self.proposals)
 
     def consent(
         self, given: Sequence[Lbas], ask: Callable[[Disk, Lbas], bool] | None = None
@@ -191,16 +191,16 @@ class Session:
         left = list(given)
         for proposal in self.proposals:
             place, _ = proposal.ready
-            if not place.used:
+            if not place.asked:
                 continue
-            first, last = place.used
+            first, last = place.asked
             said = left.pop(0) if left else None
-            if said is None and ask and ask(proposal.disk, place.used):
-                said = place.used
+            if said is None and ask and ask(proposal.disk, place.asked):
+                said = place.asked
             if not said or not place.first <= said[0] <= first <= last <= said[1] <= place.last:
                 raise LifeboatError(
                     "overwrite",
-                    f"{proposal.disk.path}: LBA {first}-{last} are not zero, and nobody has "
+                    f"{proposal.disk.path}: LBA {first}-{last} may be somebody's, and nobody has "
                     "agreed to overwrite them; nothing was changed",
                     f"look at them; if they may be lost, give --overwrite {first}-{last}",
                 )
