@@ -18,6 +18,7 @@ CODES = {
     "report-none": "the console log has no report of a power-on",
     "report-read": "the console log can't be read",
     "log-sets": "a picture shows one set, and the disks belong to several",
+    "metrics-write": "the file of metrics can't be written",
     "log-write": "the picture can't be written",
     "memory": "the command takes more memory than there is",
     "interrupted": "a person pressed Ctrl-C",

@@ -70,6 +70,9 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         "--lba-size", type=int, choices=(512, 4096), help="of image files (default 512)"
     )
     parser.add_argument(
+        "--openmetrics", metavar="FILE", help="for a monitoring system; - is standard output"
+    )
+    parser.add_argument(
         "--picture", type=_picture, metavar="FILE", help="draw a timeline: FILE.svg or FILE.html"
     )
     parser.set_defaults(run=_run)
@@ -83,6 +86,8 @@ def _picture(name: str) -> Path:
 
 
 def _run(args: argparse.Namespace, output: Output) -> int:
+    if args.openmetrics == "-":
+        output.hush()
     journals, problems = _read(args, output)
     histories = journal.by_set(journals)
     if args.picture:
@@ -93,6 +98,10 @@ def _run(args: argparse.Namespace, output: Output) -> int:
         output.show(f"{disk}: {error.code}: {error.message}", f"  next: {error.hint}")
     if args.picture:
         output.show(f"picture: {args.picture}")
+    if args.openmetrics:
+        from lifeboat_host.ui import metrics  # only here: few want its library
+
+        metrics.write(args.openmetrics, metrics.of_histories(histories))
     output.result(
         {
             "sets": [_json(history) for history in histories],

@@ -73,6 +73,9 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         parser.set_defaults(run=run)
+    parsers["status"].add_argument(
+        "--openmetrics", metavar="FILE", help="for a monitoring system; - is standard output"
+    )
     for name in ("provision", "flash"):
         parsers[name].add_argument(
             "--image", type=Path, required=True, metavar="FILE", help="made by lifeboat image"
@@ -161,6 +164,8 @@ def _spans(blocks: Sequence[int]) -> str:
 
 
 def _status(args: argparse.Namespace, output: Output) -> int:
+    if args.openmetrics == "-":
+        output.hush()
     with connected(args) as agent:
         found = provision.described(agent)
         answer = agent.call("members")
@@ -177,15 +182,18 @@ def _status(args: argparse.Namespace, output: Output) -> int:
         if last:
             output.show("the last power-on:", report_table.table(last), "")
         output.show(STOPPED.format(agent.link.port))
-        output.result(
-            {
-                **about_board(agent),
-                "code": _present_json(found),
-                **answer,
-                **remembered.to_json(memory, answer),
-                "report": last,
-            }
-        )
+        result = {
+            **about_board(agent),
+            "code": _present_json(found),
+            **answer,
+            **remembered.to_json(memory, answer),
+            "report": last,
+        }
+        output.result(result)
+    if args.openmetrics:
+        from lifeboat_host.ui import metrics  # only here: few want its library
+
+        metrics.write(args.openmetrics, metrics.of_status(result))
     return EXIT_OK
 
 
