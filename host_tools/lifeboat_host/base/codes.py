@@ -21,6 +21,7 @@ CODES = {
     "metrics-write": "the file of metrics can't be written",
     "log-write": "the picture can't be written",
     "memory": "the command takes more memory than there is",
+    "help-topic": "the documentation has no such page",
     "interrupted": "a person pressed Ctrl-C",
     # formats: docs/format.md
     "manifest-magic": "there is no manifest",
@@ -124,6 +125,7 @@ CODES = {
     "key-mode": "others may read the key file",
     "key-read": "the key file can't be read",
     "key-rewound": "the key file is older than what it signed",
+    "key-system": "keys can't be used safely on this system",
     "key-torn": "the record of used one-time keys ends in the middle",
     "key-version": "the key file is of a newer format",
     "key-write": "the key file, or its record, can't be written",

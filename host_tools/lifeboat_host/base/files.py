@@ -12,7 +12,7 @@ from pathlib import Path
 from lifeboat_host.base.errors import LifeboatError
 
 PRIVATE, PUBLIC = 0o600, 0o666  # less the umask
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _READ |= getattr(os, "O_BINARY", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
@@ -65,7 +65,7 @@ def read(path: Path, limit: int, code: str, hint: str) -> tuple[bytes, os.stat_r
 
 def create(path: Path, content: bytes, mode: int = PRIVATE) -> None:
     """Write a file that was not there; it is on the medium when this returns. Raises OSError."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | _BINARY, mode)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK | _BINARY, mode)
     try:
         with open(handle, "wb") as file:
             file.write(content)
@@ -120,3 +120,19 @@ def sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_at(handle: int, size: int, offset: int) -> bytes:
+    """As os.pread(), which Windows has not."""
+    if hasattr(os, "pread"):
+        return os.pread(handle, size, offset)
+    os.lseek(handle, offset, os.SEEK_SET)
+    return os.read(handle, size)
+
+
+def write_at(handle: int, data: bytes | memoryview, offset: int) -> int:
+    """As os.pwrite(), which Windows has not."""
+    if hasattr(os, "pwrite"):
+        return os.pwrite(handle, data, offset)
+    os.lseek(handle, offset, os.SEEK_SET)
+    return os.write(handle, data)

@@ -150,7 +150,7 @@ def losses(agent: Agent, code: Code, before: Present, memory: Remembered) -> lis
     strange = sorted((wanted & set(used)) - ours)
     if strange:
         lines.append(
-            f"  block {report_table.spans([block, 1] for block in strange)}: what stands there is "
+            f"  {report_table.spans([block, 1] for block in strange)}: what stands there is "
             "neither manifest nor memory, and is erased"
         )
     if memory.state == "ok" and memory.blocks and not has_memory(code, memory):

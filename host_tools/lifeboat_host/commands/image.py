@@ -17,7 +17,7 @@ from lifeboat_host.model.keyset import ID_SIZE, PublicKey, signature_kind
 from lifeboat_host.model.memory import Memory
 from lifeboat_host.signing import keyfile
 from lifeboat_host.signing import manifest as signed
-from lifeboat_host.ui import consent, flash_picture
+from lifeboat_host.ui import consent, flash_picture, report_table
 from lifeboat_host.ui.output import Output
 
 _EXAMPLES = """\
@@ -325,9 +325,14 @@ def _put(args: argparse.Namespace, output: Output) -> int:
 def _inspect(args: argparse.Namespace, output: Output) -> int:
     with image.Image(args.image, args.block_size) as file:
         manifest = file.manifest()
+        with output.bar("reading") as bar:
+            damaged = [item.block for item in image.damaged_blocks(file, manifest, bar)]
         _show(output, manifest)
-        _show_map(output, manifest, file.flash_size, [])
-        described = describe(manifest)
+        _show_map(output, manifest, file.flash_size, damaged)
+        if damaged:
+            count = f"{len(damaged)} of {manifest.block_count} blocks are damaged"
+            output.show("", f"{count}: {report_table.spans([block, 1] for block in damaged)}")
+        described = {**describe(manifest), "damaged": damaged}
         found = file.memory(manifest)
         if found:
             output.show("")

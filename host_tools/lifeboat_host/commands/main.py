@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from lifeboat_host.base.errors import EXIT_ERROR, EXIT_OK, LifeboatError
 from lifeboat_host.commands import (
     adopt,
     board,
+    doctor,
     image,
     key,
     lock,
@@ -24,6 +26,7 @@ from lifeboat_host.commands import (
     region,
     test,
 )
+from lifeboat_host.commands import help as help_pages
 from lifeboat_host.model import report
 from lifeboat_host.ui import report_table
 from lifeboat_host.ui.output import Output
@@ -55,6 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if command == "test":
             return test.main(rest)
+        if command == "mpremote":
+            return subprocess.run(
+                [sys.executable, "-m", "mpremote", *rest], check=False
+            ).returncode
         if command in _MODULES:
             module, _ = _MODULES[command]
             return int(importlib.import_module(f"lifeboat_host.{module}").main(rest))
@@ -99,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("log", nargs="?", type=Path, help="console log (default: standard input)")
     explain.set_defaults(run=_report)
+    doctor.add(commands, common)
+    help_pages.add(commands, common, parser)
+    commands.add_parser(
+        "mpremote", help="MicroPython's own tool, as it was installed for lifeboat"
+    )
     commands.add_parser("test", help="run the project's tests")
     for command, (_, help_text) in _MODULES.items():
         commands.add_parser(command, help=help_text)

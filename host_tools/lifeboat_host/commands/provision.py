@@ -151,7 +151,7 @@ def member_rows(
             if builds_known and copy.get("known") is False:
                 text += ", never ran here"
             if copy.get("bad"):
-                text += f", {len(copy['bad'])} damaged blocks: {_spans(copy['bad'])}"
+                text += f", {len(copy['bad'])} damaged: {_spans(copy['bad'])}"
             rows.append(("", f"generation {copy['generation']} in slot {copy['slot']}: {text}"))
     return rows
 
@@ -209,7 +209,7 @@ def _verify(args: argparse.Namespace, output: Output) -> int:
         ok = level and not bad and not answer["reasons"]
         text = str(found)
         if found.bad:
-            text += f", {len(found.bad)} damaged blocks: {_spans(found.bad)}"
+            text += f", {len(found.bad)} damaged: {_spans(found.bad)}"
         elif found.about and not found.about["blank"]:
             text += ", damage after the manifest"
         output.show(grid([("code", text), *member_rows(answer["members"])]))

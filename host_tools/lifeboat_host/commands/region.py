@@ -140,7 +140,7 @@ def _show(output: Output, disk: Disk, found: region.Found, slots: list[region.Sl
     for copy in found.copies:
         grid.add_row("header", f"{copy.name} copy at {copy.offset:#x}: {copy.state}")
     agreed = "" if found.agreed else "; the copies do not agree: only a board that knows it writes"
-    grid.add_row("serial", f"{header.header_serial}{agreed}")
+    grid.add_row("changed", f"{_times(header.header_serial)}{agreed}")
     if header.read_only:
         grid.add_row("format", "newer: this version only reads this region")
     for slot in slots:
@@ -151,6 +151,10 @@ def _show(output: Output, disk: Disk, found: region.Found, slots: list[region.Sl
     for extent in header.extents:
         grid.add_row("extent", _extent_text(header, extent))
     output.show(grid)
+
+
+def _times(count: int) -> str:
+    return {0: "never since it was made", 1: "once"}.get(count, f"{count} times")
 
 
 def _lbas(args: argparse.Namespace) -> list[int]:

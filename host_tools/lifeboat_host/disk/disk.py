@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import struct
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +14,11 @@ from pathlib import Path
 from lifeboat_host.base import files
 from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.base.types import PathLike, Progress
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _BLKSSZGET = 0x1268  # Linux: the logical sector size of a block device
 _CHUNK = 1 << 20
@@ -67,6 +72,8 @@ class Disk(AbstractContextManager["Disk"]):
 
     def _user(self) -> str:
         """Who else uses an image file; when nobody does (empty), nobody can while it is open."""
+        if not hasattr(fcntl, "F_OFD_SETLK"):
+            return ""
         lock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, _QEMU_LOCKS, _QEMU_LOCKS_SIZE, 0)
         try:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, lock)
@@ -83,6 +90,13 @@ class Disk(AbstractContextManager["Disk"]):
         return ""
 
     def _device_lba_size(self) -> int:
+        if fcntl is None or not sys.platform.startswith("linux"):
+            os.close(self._fd)
+            raise LifeboatError(
+                "disk-open",
+                f"{self.path}: block devices are opened on Linux only",
+                "here, work with an image of the disk; or with the board: --port",
+            )
         answer = fcntl.ioctl(self._fd, _BLKSSZGET, struct.pack("i", 0))
         return int(struct.unpack("i", answer)[0])
 
@@ -95,7 +109,7 @@ class Disk(AbstractContextManager["Disk"]):
         why = "the disk ends here"
         try:
             while len(data) < size:
-                part = os.pread(self._fd, size - len(data), offset + len(data))
+                part = files.read_at(self._fd, size - len(data), offset + len(data))
                 if not part:
                     break
                 data += part
@@ -131,7 +145,7 @@ class Disk(AbstractContextManager["Disk"]):
         view = memoryview(data)
         try:
             while view:
-                done = os.pwrite(self._fd, view, offset)
+                done = files.write_at(self._fd, view, offset)
                 view, offset = view[done:], offset + done
         except OSError as error:
             raise LifeboatError(
@@ -144,7 +158,8 @@ class Disk(AbstractContextManager["Disk"]):
         """All writes are on the medium, and the next read comes from there."""
         try:
             os.fsync(self._fd)
-            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
             raise LifeboatError(
                 "disk-write", f"{self.path}: flush: {error.strerror}", "check the disk"
@@ -166,6 +181,8 @@ class Disk(AbstractContextManager["Disk"]):
         return None
 
     def _next_data(self, offset: int) -> int:
+        if not hasattr(os, "SEEK_DATA"):
+            return offset
         try:
             return os.lseek(self._fd, offset, os.SEEK_DATA)
         except OSError as error:

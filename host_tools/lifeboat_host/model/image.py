@@ -285,7 +285,7 @@ class Image(AbstractContextManager["Image"]):
         os.close(self._fd)
 
     def read(self, offset: int, size: int) -> bytes:
-        return os.pread(self._fd, size, offset)
+        return files.read_at(self._fd, size, offset)
 
     def manifest(self) -> Manifest:
         """The manifest of the last block. Raises LifeboatError: manifest-*, image-geometry."""

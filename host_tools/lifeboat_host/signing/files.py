@@ -8,9 +8,7 @@ from pathlib import Path
 
 from lifeboat_host.base import files
 from lifeboat_host.base.errors import LifeboatError
-from lifeboat_host.base.files import PRIVATE, sync_folder
-
-_NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
+from lifeboat_host.base.files import NO_LINK, PRIVATE, sync_folder
 
 
 def read(path: Path, limit: int) -> tuple[bytes, int]:
@@ -57,7 +55,7 @@ def open_log(path: Path) -> int:
     Raises LifeboatError key-write.
     """
     try:
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _NO_LINK, PRIVATE)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | NO_LINK, PRIVATE)
         try:
             state = os.fstat(handle)
             if not stat.S_ISREG(state.st_mode):
@@ -81,7 +79,7 @@ def append(handle: int, path: Path, line: str) -> None:
     """
     try:
         size = os.fstat(handle).st_size
-        torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+        torn = size > 0 and files.read_at(handle, 1, size - 1) != b"\n"
         rest = (("\n" if torn else "") + line + "\n").encode("ascii")
         while rest:
             rest = rest[os.write(handle, rest) :]

@@ -21,7 +21,6 @@ takes more away counts.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import time
@@ -31,10 +30,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+from lifeboat_host.base import files as base_files
 from lifeboat_host.base.crc import crc32
 from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.signing import files
 from lifeboat_host.signing.keyfile import PrivateKey
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _MACHINE_ID = Path("/etc/machine-id")
 _UNKNOWN = "-"  # instead of a machine, where it has no id
@@ -362,13 +367,19 @@ def _now() -> str:
 
 def _content(handle: int) -> bytes:
     found = b""
-    while part := os.pread(handle, _LIMIT, len(found)):
+    while part := base_files.read_at(handle, _LIMIT, len(found)):
         found += part
     return found
 
 
 def _lock(handle: int, path: Path) -> None:
     """Wait for the other signer. Raises LifeboatError key-busy."""
+    if fcntl is None:
+        raise LifeboatError(
+            "key-system",
+            f"{path}: this system has no locks that keep two signers apart",
+            "sign on Linux or macOS, or with a signer of your own: docs/keys.md",
+        )
     deadline = time.monotonic() + _LOCK_S
     while True:
         try:

@@ -16,12 +16,18 @@ VERDICTS = {
 
 
 def spans(ranges: Iterable[Iterable[Any]]) -> str:
-    """Ranges of the report, such as [[3, 2, "sata0"], [9, 1]], for people: `3-4 (sata0), 9`."""
-    parts = []
+    """Ranges of the report, such as [[3, 2, "sata0"], [9, 1]]: `blocks 3-4 (sata0), 9`.
+
+    The word tells numbers of blocks from counts: block 0 is one, too.
+    """
+    parts, blocks = [], 0
     for first, count, *disk in ranges:
+        blocks += count
         span = str(first) if count == 1 else f"{first}-{first + count - 1}"
         parts.append(f"{span} ({disk[0]})" if disk else span)
-    return ", ".join(parts) or "none"
+    if not parts:
+        return "none"
+    return f"block{'s' if blocks > 1 else ''} {', '.join(parts)}"
 
 
 def table(report: dict[str, Any]) -> Table:
@@ -40,8 +46,10 @@ def table(report: dict[str, Any]) -> Table:
     grid.add_row("inspected", f"{report.get('blocks')} blocks; manifest {report.get('manifest')}")
     for key, what in (("bad", "damaged"), ("repaired", "repaired"), ("lost", "lost")):
         grid.add_row(what, spans(report.get(key, ())))
-    grid.add_row("erases", str(report.get("erases")))
-    grid.add_row("disk writes", str(report.get("disk_writes")))
+    for key, what in (("erases", "block"), ("disk_writes", "command")):
+        count = report.get(key)
+        plural = "" if count == 1 else "s"
+        grid.add_row(key.replace("_", " "), f"{count} {what}{plural}" if count else "none")
     for member in report.get("members", ()):
         generation = f", generation {member['generation']}" if member.get("generation") else ""
         grid.add_row(f"disk {member['disk']}", f"{member['state']}{generation}")
