@@ -319,7 +319,7 @@ def test_region_inspect_shows_what_1_2_brings(lifeboat, disk):
     assert [extent["kind"] for extent in told["extents"]] == [1, 2, 3]
     out = lifeboat("region", "inspect", disk)[1]
     for text in (
-        "serial",
+        "changed",
         "state of a trial: 2 units",
         "evidence: 129 units",
         "parity: 128 units",
@@ -508,7 +508,7 @@ def test_report_explains_the_last_line_of_a_log(lifeboat, tmp_path):
     assert code == 0
     assert "RUN  the code is intact" in out
     assert "3-4 (sata0), 9 (sata1)" in out
-    assert json.loads(lifeboat("report", log, "--json")[1]) == REPORT
+    assert json.loads(lifeboat("report", log, "--json")[1]) == {"schema": 1, **REPORT}
     log.write_text("nothing")
     assert lifeboat("report", log)[0] == 1
 

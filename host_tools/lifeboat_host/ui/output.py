@@ -16,6 +16,8 @@ from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.base.text import clean
 from lifeboat_host.ui import progress
 
+SCHEMA = 1  # of the JSON; higher when something that was there changes or goes
+
 
 class _Clean:
     """Something to print, with every text of it cleaned; styles are not text, and stay."""
@@ -55,9 +57,9 @@ class Output:
         self.console.quiet = True
 
     def result(self, value: dict[str, Any]) -> None:
-        """For programs."""
+        """For programs: docs/schema.json says what each command gives."""
         if self.json:
-            print(json.dumps(value, indent=2))
+            print(json.dumps({"schema": SCHEMA, **value}, indent=2))
 
     def bar(self, what: str) -> AbstractContextManager[Callable[[int, int], None]]:
         """A progress bar; see progress.bar()."""
@@ -71,7 +73,7 @@ class Output:
 
     def failure(self, error: LifeboatError) -> None:
         if self.json:
-            print(json.dumps({"error": error.to_json()}, indent=2))
+            print(json.dumps({"schema": SCHEMA, "error": error.to_json()}, indent=2))
             return
         print(clean(f"lifeboat: {error.message}"), file=sys.stderr)
         if error.hint:
