@@ -42,15 +42,13 @@ class Checked:
         self.view = getattr(dev, "view", None)
         self.mapped = getattr(dev, "mapped", self.view is not None)
 
-    def _call(self, method, args=()):
+    def _call(self, method, args):
         try:
             result = getattr(self._dev, method)(*args)
         except Exception as error:
             # What the driver names stays its last argument; CPython: an errno alone is no errno.
             known = isinstance(error, OSError) and error.args or (_EIO, repr(error))
             raise OSError(known[0], known[-1]) from None
-        if result is None:  # mostly
-            return None
         if result is False:
             raise OSError(_EIO, method)
         if result and result < 0:
@@ -76,7 +74,7 @@ class Checked:
 
     def power_cycles(self):
         """Return how often the device counts to have been switched on; 0: it does not count."""
-        return self._call("power_cycles") if hasattr(self._dev, "power_cycles") else 0
+        return self._call("power_cycles", ()) if hasattr(self._dev, "power_cycles") else 0
 
     def erase_blocks(self, first, count):
         """Erase blocks; a device with a method of this name may do many with one command."""

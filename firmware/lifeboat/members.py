@@ -69,7 +69,7 @@ class _WatchedDisk(Checked):
         watch = self.watch
         return watch.limited and (self._late > _DISK_MS or watch.late > _ALL_MS)
 
-    def _call(self, method, args=()):
+    def _call(self, method, args):
         if self.watch.limited and self.slow:
             raise OSError(ETIMEDOUT, _SLOW)
         began = ticks_ms()

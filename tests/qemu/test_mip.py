@@ -57,10 +57,8 @@ def index():
 
 
 def test_mpremote_installs_the_package_whole(rig8, mpremote, index):
-    said = mpremote(
-        rig8, "exec", MOUNT, "mip", "--target", "/ram/lib", "install", f"{index}/package.json", "+",
-        "exec", LOOK, timeout=300,
-    )  # fmt: skip
+    install = ["mip", "--target", "/ram/lib", "install", f"{index}/package.json"]
+    said = mpremote(rig8, "exec", MOUNT, *install, "+", "exec", LOOK, timeout=300)
     sizes = {
         line.split()[1]: int(line.split()[2])
         for line in said.splitlines()

@@ -258,6 +258,61 @@ class Console:
             await asyncio.sleep(0)
 
 
+class Port:
+    """The pty that stands for the board's USB port: it goes when the board begins anew, and comes
+    back under the same name, a link, when its USB runs again."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, path: Path, typed: Callable[[bytes], None]
+    ) -> None:
+        self.path = path
+        self._loop, self._typed = loop, typed
+        self._ends: tuple[int, int] | None = None
+        self._unread = bytearray()
+        self.open()
+
+    def open(self) -> None:
+        """Nothing happens when it is open."""
+        if self._ends:
+            return
+        master, slave = self._ends = pty.openpty()
+        tty.setraw(slave)
+        os.set_blocking(master, False)
+        self._loop.add_reader(master, lambda: self._typed(os.read(master, 4096)))
+        scratch = self.path.with_name(self.path.name + ".new")
+        scratch.unlink(missing_ok=True)
+        scratch.symlink_to(os.ttyname(slave))
+        scratch.replace(self.path)
+
+    def close(self) -> None:
+        """Whoever has it open finds it gone."""
+        if self._ends:
+            self._loop.remove_reader(self._ends[0])
+            self._loop.remove_writer(self._ends[0])
+            self.path.unlink(missing_ok=True)
+            for end in self._ends:
+                os.close(end)
+        self._ends = None
+        self._unread.clear()
+
+    def send(self, data: bytes) -> None:
+        self._unread.extend(data)
+        del self._unread[:-_UNREAD]  # nobody reads: then what is old is lost
+        self._flush()
+
+    def _flush(self) -> None:
+        if not self._ends:
+            return
+        master = self._ends[0]
+        try:
+            while self._unread:
+                del self._unread[: os.write(master, self._unread[:4096])]
+        except BlockingIOError:
+            self._loop.add_writer(master, self._flush)
+            return
+        self._loop.remove_writer(master)
+
+
 def _uf2(data: bytes) -> bytes:
     """The only form in which the emulator takes a program."""
     pieces = [data[at : at + 256].ljust(256, b"\0") for at in range(0, len(data), 256)]
@@ -295,31 +350,12 @@ async def _run(args: argparse.Namespace) -> int:
             data = data[os.write(1, data) :]
 
     console = Console(device, say)
+    port: Port | None = None
     if args.pty:
-        master, slave = pty.openpty()
-        tty.setraw(slave)
-        os.set_blocking(master, False)
-
-        unread = bytearray()
-
-        def flush() -> None:
-            try:
-                while unread:
-                    del unread[: os.write(master, unread[:4096])]
-            except BlockingIOError:
-                loop.add_writer(master, flush)
-                return
-            loop.remove_writer(master)
-
-        def to_pty(data: bytes) -> None:
-            unread.extend(data)
-            del unread[:-_UNREAD]  # nobody reads: then what is old is lost
-            flush()
-
-        console.to_usb = to_pty
-        loop.add_reader(master, lambda: console.type(os.read(master, 4096)))
+        port = Port(loop, args.pty.with_name("tty"), console.type)
+        console.to_usb = port.send
         scratch = args.pty.with_name(args.pty.name + ".new")
-        scratch.write_text(os.ttyname(slave))
+        scratch.write_text(str(port.path))
         scratch.replace(args.pty)
     else:
 
@@ -331,12 +367,22 @@ async def _run(args: argparse.Namespace) -> int:
 
         loop.add_reader(0, typed)
 
-    def press_reset() -> None:
+    def begin_anew() -> None:
         console.reset()
+        if port:
+            port.close()
+
+    def usb_runs() -> None:
+        if port:
+            port.open()
+        console.listen()
+
+    def press_reset() -> None:
+        begin_anew()
         device.hard_reset()
 
     device.mcu.watchdog.on_watchdog_trigger = _both(
-        console.reset, device.mcu.watchdog.on_watchdog_trigger
+        begin_anew, device.mcu.watchdog.on_watchdog_trigger
     )
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     loop.add_signal_handler(signal.SIGHUP, press_reset)
@@ -345,8 +391,8 @@ async def _run(args: argparse.Namespace) -> int:
     await asyncio.sleep(0)
     await _first(ended.wait(), starting)
     if not ended.is_set():
-        console.listen()
-        device.cdc.on_device_connected = console.listen  # after a reset
+        usb_runs()
+        device.cdc.on_device_connected = usb_runs  # after a reset
         await device.simulator.wait_for(ended, None)  # or until the emulator fails
     device.stop()
     pump.cancel()
