@@ -139,3 +139,17 @@ def test_no_zero_stands_alone_in_a_report(lifeboat, tmp_path):
     _, out, _ = lifeboat("report", log)
     assert "damaged      block 0" in out
     assert not re.search(r"\s0\s*$", out.replace("block 0", ""), re.M)
+
+
+@pytest.mark.parametrize("columns", [50, 80, 120])
+def test_a_plan_fits_the_terminal(lifeboat, tmp_path, monkeypatch, columns):
+    """50 columns are what 400 pixels show."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.chdir(tmp_path)
+    with open("disk.img", "wb") as file:
+        file.truncate(64 << 20)
+    code, out, _ = lifeboat("region", "plan", "disk.img", "--size", "8M")
+    picture = out.split("  LBA")[0].splitlines()
+    assert code == 0 and picture[1].startswith("[")
+    assert max(len(line.rstrip()) for line in picture) <= columns
+    assert "the backup region would be here" in out

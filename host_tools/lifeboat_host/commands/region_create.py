@@ -79,7 +79,8 @@ def _show(output: Output, proposal: Proposal) -> None:
     size = disk_picture.size_text(disk.size)
     output.show(f"{disk.path}: {size}, sectors of {disk.lba_size} bytes")
     proposed = (place.first, place.last) if place else None
-    output.show(disk_picture.disk_map(proposal.found, proposed, output.ascii_only))
+    width = output.console.width
+    output.show(disk_picture.disk_map(proposal.found, proposed, output.ascii_only, width))
     if place:
         output.show(*_consequences(proposal))
     if proposal.refusal:
