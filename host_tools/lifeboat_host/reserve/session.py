@@ -1,11 +1,14 @@
 """A reservation, step by step. Nothing here asks or prints: who has consent calls the next step.
 
-session = Session(disks, Wish(size=32 << 20))
-proposals = session.propose()           look at the disks; where the regions would go
-session.consent([(2048, 4095)])         what is not zero there, and may be lost
-with session.saved(Path("undo")):       recovery files of all that will be overwritten
-    for proposal in session.proposals:
-        session.write(proposal)
+    session = Session(Wish(size=32 << 20))
+    session.propose(disks)             look at the disks: where the regions would go
+    session.consent([(2048, 4095)])    what is not zero there, and may be lost
+    session.name_files(Path("undo"))
+    with session.saved():              recovery files of all that will be overwritten
+        for proposal in session.proposals:
+            session.write(proposal)
+
+A disk that can't have a region has a refusal instead of a place.
 """
 
 from __future__ import annotations
