@@ -1,0 +1,46 @@
+"""What an application, a board.py and _boot.py use, for editors and type checkers."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+class BlockDevice(Protocol):
+    """A MicroPython block device: simple protocol, for flash the extended one, too."""
+
+    def readblocks(self, block: int, buf: Any, offset: int = ..., /) -> Any: ...
+    def writeblocks(self, block: int, buf: Any, offset: int = ..., /) -> Any: ...
+    def ioctl(self, op: int, arg: int, /) -> Any: ...
+
+class Board(Protocol):
+    """The module board.py: docs/porting.md. It may have memory(), uid(), KEYS and others, too."""
+
+    PRODUCT: str
+    BLOCK_SIZE: int
+    REGION_LBAS: tuple[int, ...]
+
+    def start(self) -> None: ...
+    def flash(self) -> BlockDevice: ...
+    def disks(self) -> list[BlockDevice]: ...
+    def retained(self) -> bytearray | None: ...
+
+class Report:
+    """What a power-on found and did; data: the report line as a dict (docs/format.md, 4)."""
+
+    data: dict[str, Any]
+    verdict: str
+    @property
+    def runs(self) -> bool: ...
+    def line(self) -> str: ...
+
+class LifeboatError(Exception):
+    """code: stable, for programs; detail: for people."""
+
+    code: str
+    detail: str
+
+def power_on(board: Board, adopt: bytes | None = None, unlimited: bool = False) -> Report: ...
+def start(board: Board) -> Report: ...
+def report() -> Report | None: ...
+def mount(board: Board) -> Any: ...
+def segments(board: Board) -> Iterator[tuple[str, int, int, Any]]: ...
+
+__version__: str

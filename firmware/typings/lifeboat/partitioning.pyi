@@ -1,0 +1,9 @@
+"""Regions made at the board's REPL."""
+
+from typing import Any
+
+from lifeboat import Board
+
+def show(board: Board, slots: int = 2) -> Any: ...
+def create(board: Board, names: Any, slots: int = 2) -> Any: ...
+def adopt(board: Board, set_id: str | None = None) -> Report | None: ...
