@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lifeboat import Board
+from lifeboat import Board, Report
 
 def show(board: Board, slots: int = 2) -> Any: ...
 def create(board: Board, names: Any, slots: int = 2) -> Any: ...
