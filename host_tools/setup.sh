@@ -551,6 +551,39 @@ payload_hint() {
     echo "check the network and the machine's apt sources"
 }
 
+# ---- monitoring ----
+
+monitoring_text() {
+    echo "fetch a monitoring system for tests (packages prometheus, prometheus-node-exporter; 25 MB)"
+}
+
+monitoring_key() {
+    echo prometheus prometheus-node-exporter
+}
+
+monitoring_there() {
+    [ -x "$LIFEBOAT_CACHE/monitoring/usr/bin/prometheus" ]
+}
+
+# Unpacked, not installed: the packages would start services on this machine.
+monitoring_do() {
+    rm -rf "$LIFEBOAT_CACHE/monitoring"
+    mkdir "$LIFEBOAT_CACHE/monitoring"
+    cd "$LIFEBOAT_CACHE/monitoring"
+    apt-get -q download prometheus prometheus-node-exporter && for package in *.deb; do
+        dpkg-deb -x "$package" . || return 1
+    done && rm ./*.deb && usr/bin/prometheus --version
+}
+
+monitoring_hint() {
+    echo "run apt-get update as root; tests do without it, and say so"
+}
+
+# For tests: what can not be had leaves out the tests that need it, and those say so.
+set_up_monitoring_for_tests() {
+    (set_up monitoring) || true
+}
+
 # ---- emulator, pico_sources, pico ----
 
 # Whether the emulator of the Raspberry Pi Pico can run here: its wheels are for x86_64 and Python
