@@ -356,6 +356,18 @@ def test_a_bomb_is_not_unpacked(tmp_path):
     tracemalloc.stop()
 
 
+def test_zeros_without_end_take_no_memory():
+    """An extent of zeros is two numbers: it may say that it is as large as any disk."""
+    import tracemalloc
+
+    data = bytearray(b"x" * 4096)
+    tracemalloc.start()
+    recovery_file.Extent(2048, 1 << 60).lay_over(data, 0)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    assert data == b"x" * 2048 + bytes(2048)
+
+
 def test_a_recovery_file_is_never_read_beyond_its_limit(tmp_path):
     path = tmp_path / "huge.json"
     with open(path, "wb") as file:

@@ -76,11 +76,7 @@ class _AsWritten:
     def read(self, offset: int, size: int) -> bytes:
         data = bytearray(self._disk.read(offset, size))
         for extent in self._extents:
-            start, end = max(extent.offset, offset), min(extent.end, offset + size)
-            if start < end:
-                data[start - offset : end - offset] = extent.content[
-                    start - extent.offset : end - extent.offset
-                ]
+            extent.lay_over(data, offset)
         return bytes(data)
 
 
@@ -166,10 +162,7 @@ def _mixed(disk: Disk, part: Part) -> bool:
             now, was = disk.read(piece.offset, piece.size), piece.content
             new = bytearray(was)
             for extent in part.new:
-                start, end = max(extent.offset, piece.offset), min(extent.end, piece.end)
-                if start < end:
-                    data = extent.content[start - extent.offset : end - extent.offset]
-                    new[start - piece.offset : end - piece.offset] = data
+                extent.lay_over(new, piece.offset)
             for at in range(0, piece.size, UNIT):
                 unit = slice(at, at + UNIT)
                 if now[unit] not in (was[unit], new[unit]) and any(

@@ -49,6 +49,15 @@ class Extent:
     def content(self) -> bytes:
         return bytes(self.size) if self.data is None else self.data
 
+    def lay_over(self, data: bytearray, offset: int) -> None:
+        """Put what is in both into bytes of the disk that begin at that offset."""
+        start, end = max(self.offset, offset), min(self.end, offset + len(data))
+        if start < end:
+            inside = slice(start - self.offset, end - self.offset)
+            data[start - offset : end - offset] = (
+                bytes(end - start) if self.data is None else self.data[inside]
+            )
+
     def cut(self) -> Iterator[Extent]:
         """The same in pieces that are small enough to handle in memory."""
         for at in range(0, self.size, _STEP):
