@@ -93,6 +93,15 @@ def raw_parts(function, *arguments, **keywords):
     return make
 
 
+def disk_file(path, drive):
+    """What a simulated disk of tests/fakes holds, as an image."""
+    with open(path, "wb") as file:
+        file.truncate(drive.count * drive.size)
+        for lba, data in drive.sectors.items():
+            file.seek(lba * drive.size)
+            file.write(bytes(data))
+
+
 def then(*steps):
     """Do all, one after the other."""
 

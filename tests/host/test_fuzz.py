@@ -13,7 +13,7 @@ import time
 
 import layouts_raw as raw
 import pytest
-from layouts import blank, put
+from layouts import blank, disk_file, put
 
 from fakes import board as sim
 from fakes import scenarios
@@ -45,14 +45,6 @@ def powered_on(members=1):
     with contextlib.redirect_stdout(io.StringIO()):
         lifeboat.power_on(board)
     return board
-
-
-def disk_file(path, drive):
-    with open(path, "wb") as file:
-        file.truncate(drive.count * 512)
-        for lba, data in drive.sectors.items():
-            file.seek(lba * 512)
-            file.write(bytes(data))
 
 
 # --- what is mutated -----------------------------------------------------------------------

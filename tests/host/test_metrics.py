@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from layouts import disk_file
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from fakes import board as sim
@@ -82,12 +83,7 @@ def member(tmp_path_factory):
         with contextlib.redirect_stdout(None):
             lifeboat.power_on(board)
     path = tmp_path_factory.mktemp("member") / "disk.img"
-    drive = board.drives[0]
-    with open(path, "wb") as file:
-        file.truncate(drive.count * 512)
-        for lba, data in drive.sectors.items():
-            file.seek(lba * 512)
-            file.write(bytes(data))
+    disk_file(path, board.drives[0])
     return path
 
 

@@ -5,7 +5,7 @@ import json
 
 import jsonschema
 import pytest
-from layouts import blank
+from layouts import blank, disk_file
 
 from fakes import board as sim
 from fakes import scenarios
@@ -42,12 +42,7 @@ def folder(tmp_path_factory):
     bad = bytearray(scenarios.NEW)
     bad[0] ^= 1
     (path / "bad.img").write_bytes(bad)
-    drive = board.drives[0]
-    with open(path / "disk.img", "wb") as file:
-        file.truncate(drive.count * 512)
-        for lba, data in drive.sectors.items():
-            file.seek(lba * 512)
-            file.write(bytes(data))
+    disk_file(path / "disk.img", board.drives[0])
     return path
 
 

@@ -75,14 +75,8 @@ def add_place(parser: argparse.ArgumentParser) -> None:
 
 def add_consent(parser: argparse.ArgumentParser) -> None:
     """Add the options by which a person agrees to what create() does."""
-    parser.add_argument(
-        "--overwrite",
-        type=lba_range,
-        action="append",
-        default=[],
-        metavar="FIRST-LAST",
-        help="LBAs that are not zero and may be lost; once per disk that needs it, in their order",
-    )
+    what = "LBAs that are not zero and may be lost; once per disk that needs it, in their order"
+    _add_lbas(parser, what)
     parser.add_argument(
         "--undo", type=Path, metavar="FILE", help="the recovery file, or a folder for several"
     )
@@ -91,13 +85,18 @@ def add_consent(parser: argparse.ArgumentParser) -> None:
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     """Add the option by which a person agrees to what give_back() may destroy."""
+    what = "a region's LBAs, to say that a file system on the disk does not use them; repeat it"
+    _add_lbas(parser, what)
+
+
+def _add_lbas(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--overwrite",
         type=lba_range,
         action="append",
         default=[],
         metavar="FIRST-LAST",
-        help="a region's LBAs, to say that a file system on the disk does not use them; repeat it",
+        help=what,
     )
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from lifeboat_host.base import tree
 from lifeboat_host.base.errors import EXIT_ERROR, EXIT_OK, LifeboatError
 from lifeboat_host.commands import options
+from lifeboat_host.disk.signatures import find_tool
 from lifeboat_host.qemu import board_spec
 from lifeboat_host.ui.output import Output
 
@@ -23,7 +24,6 @@ _DESCRIPTION = """\
 Looks, and changes nothing. Exit code 1 when something is missing that most commands need; what
 only some need is named with them.
 """
-_ADMIN_FOLDERS = "/usr/sbin:/sbin"
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,9 @@ def _python() -> Iterator[Finding]:
 
 
 def _tools() -> Iterator[Finding]:
-    for name, package, use in (
-        ("wipefs", "util-linux", "region plan and create"),
-        ("blkid", "util-linux", "region plan and create"),
-    ):
-        path = shutil.which(name) or shutil.which(name, path=_ADMIN_FOLDERS)
-        yield Finding(name, bool(path), path or f"for {use}", f"install {package}")
+    for name in ("wipefs", "blkid"):
+        path = find_tool(name)
+        yield Finding(name, bool(path), path or "for region plan and create", "install util-linux")
 
 
 def _boards() -> Iterator[Finding]:

@@ -69,9 +69,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lba-size", type=int, choices=(512, 4096), help="of image files (default 512)"
     )
-    parser.add_argument(
-        "--openmetrics", metavar="FILE", help="for a monitoring system; - is standard output"
-    )
+    options.add_openmetrics(parser)
     parser.add_argument(
         "--picture", type=_picture, metavar="FILE", help="draw a timeline: FILE.svg or FILE.html"
     )
@@ -86,8 +84,6 @@ def _picture(name: str) -> Path:
 
 
 def _run(args: argparse.Namespace, output: Output) -> int:
-    if args.openmetrics == "-":
-        output.hush()
     journals, problems = _read(args, output)
     histories = journal.by_set(journals)
     if args.picture:

@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             module, _ = _MODULES[command]
             return int(importlib.import_module(f"lifeboat_host.{module}").main(rest))
         args = _parser().parse_args(arguments)
-        output = Output(json=args.json, quiet=args.quiet)
+        # Then standard output is for the metrics alone.
+        quiet = args.quiet or getattr(args, "openmetrics", None) == "-"
+        output = Output(json=args.json, quiet=quiet)
         return int(args.run(args, output))
     except LifeboatError as error:
         output.failure(error)

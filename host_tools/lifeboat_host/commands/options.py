@@ -45,6 +45,13 @@ def add_flash(parser: argparse.ArgumentParser, product: bool) -> None:
     group.add_argument("--block-size", type=number, metavar="N", help="bytes, such as 256K")
 
 
+def add_openmetrics(parser: argparse.ArgumentParser) -> None:
+    """Add the option by which a command tells a monitoring system, args.openmetrics."""
+    parser.add_argument(
+        "--openmetrics", metavar="FILE", help="for a monitoring system; - is standard output"
+    )
+
+
 def add_policy(parser: argparse.ArgumentParser, flag: str) -> None:
     """Add the option that chooses a QEMU board's policy, args.policy."""
     parser.add_argument(

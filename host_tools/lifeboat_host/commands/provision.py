@@ -73,9 +73,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         parser.set_defaults(run=run)
-    parsers["status"].add_argument(
-        "--openmetrics", metavar="FILE", help="for a monitoring system; - is standard output"
-    )
+    options.add_openmetrics(parsers["status"])
     for name in ("provision", "flash"):
         parsers[name].add_argument(
             "--image", type=Path, required=True, metavar="FILE", help="made by lifeboat image"
@@ -164,8 +162,6 @@ def _spans(blocks: Sequence[int]) -> str:
 
 
 def _status(args: argparse.Namespace, output: Output) -> int:
-    if args.openmetrics == "-":
-        output.hush()
     with connected(args) as agent:
         found = provision.described(agent)
         answer = agent.call("members")

@@ -112,8 +112,13 @@ def _pieces(size: int, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int,
             yield start, start + _DEEP_SIZE
 
 
+def find_tool(name: str) -> str | None:
+    """Where a tool is that looks at disks: also in the administrators' folders."""
+    return shutil.which(name) or shutil.which(name, path=_ADMIN_FOLDERS)
+
+
 def _run(tool: str, *arguments: str, ok: Sequence[int] = (0,)) -> subprocess.CompletedProcess[str]:
-    path = shutil.which(tool) or shutil.which(tool, path=_ADMIN_FOLDERS)
+    path = find_tool(tool)
     if path is None:
         raise LifeboatError(
             "tool-missing",

@@ -123,8 +123,8 @@ def look(disk: Disk, lbas: Iterable[int] = (), progress: Progress | None = None)
     claims = _without_repeats(found)
     # A boot sector alone, or a file system's, can pass for an MBR: libblkid knows them apart.
     kind = "gpt" if table else "mbr" if mbr and (mbr.partitions or "dos" in tables) else "none"
-    left = None if ours else _remnant(disk, table, partitions)
-    lost = remnant.moved(disk, left, _ends(disk, table)) if left and not claims else None
+    left = None if ours or claims else _remnant(disk, table, partitions)
+    lost = remnant.moved(disk, left, _ends(disk, table)) if left else None
     refusal = unusable or lost or _refusal(disk, table, mbr, tables, claims)
     if kind == "mbr" and not refusal and not all(contents.values()):
         refusal = _mbr_of_other_sectors(disk, partitions, contents)

@@ -146,6 +146,7 @@ class Session:
         self.wish = wish
         self.proposals: list[Proposal] = []
         self._bar = bar
+        self._unused: list[Path] = []  # recovery files of disks that are not begun
 
     def propose(self, disks: Sequence[Disk]) -> None:
         """Regions of a new set, one for each disk; a disk that can't have one is refused."""
@@ -247,7 +248,6 @@ class Session:
                 taken.append(recovery_file.take(p.disk, place, header, bar))
         for p, old in zip(self.proposals, taken):
             self._check_unchanged(p, old)
-        self._unused: list[Path] = []
         try:
             for p, old in zip(self.proposals, taken):
                 assert p.file
@@ -255,8 +255,8 @@ class Session:
                 self._unused.append(p.file)
             yield
         finally:
-            for file in self._unused:
-                file.unlink()
+            while self._unused:
+                self._unused.pop().unlink()
 
     def _check_unchanged(self, proposal: Proposal, old: recovery_file.Undo) -> None:
         """Raise disk-changed unless what will be overwritten is what consent was given for."""

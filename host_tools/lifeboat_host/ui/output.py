@@ -52,10 +52,6 @@ class Output:
         for item in what:
             self.console.print(item, markup=False)
 
-    def hush(self) -> None:
-        """Nothing for people from here on: standard output is for something else."""
-        self.console.quiet = True
-
     def result(self, value: dict[str, Any]) -> None:
         """For programs: docs/schema.json says what each command gives."""
         if self.json:
