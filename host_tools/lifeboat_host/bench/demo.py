@@ -299,7 +299,7 @@ def _show(output: Output, stage: Stage, result: dict[str, Any]) -> None:
             )
         )
     output.show(
-        f"damaged   {_count(len(damaged))}: {report_table.spans(_ranges(damaged))}",
+        f"damaged   {report_table.spans(_ranges(damaged))}, {len(damaged)} in all",
         f"repaired  {_sources(result['repaired'])}",
         f"cost      {result['erases']} erases, {result['seconds']} s from power-on to the verdict "
         f"{result['verdict']}",
@@ -317,10 +317,6 @@ def _backup(disk: int, rotten: list[int] | None) -> str:
         return f"disk {disk}: good"
     # A power-on reads no more of the copies than it needs: the rest is for a patrol read.
     return f"disk {disk}: {report_table.spans(_ranges(rotten))} damaged, read by no power-on yet"
-
-
-def _count(blocks: int) -> str:
-    return f"{blocks} block" if blocks == 1 else f"{blocks} blocks"
 
 
 def _sources(repaired: Sequence[Sequence[Any]]) -> str:
