@@ -17,6 +17,7 @@ from layouts import blank, put
 
 from lifeboat_host.base import files
 from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.base.inflate import inflate
 from lifeboat_host.disk.disk import Disk
 from lifeboat_host.model import image
 from lifeboat_host.reserve import recovery_file
@@ -354,6 +355,22 @@ def test_a_bomb_is_not_unpacked(tmp_path):
         recovery_file._unpack([row])
     assert tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()
+
+
+def test_what_others_packed_takes_no_more_memory_than_it_should():
+    """A frame of a board, an extent of a recovery file."""
+    import tracemalloc
+
+    packed = zlib.compress(bytes(64 << 20), 9)
+    tracemalloc.start()
+    assert inflate(packed, 8192) == bytes(8193)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    good = zlib.compress(b"abcd" * 100)
+    assert inflate(good, 400) == b"abcd" * 100
+    for bad in (good[:-1], good[:-5], b"", good[:-1] + bytes([good[-1] ^ 1])):
+        with pytest.raises(zlib.error):
+            inflate(bad, 400)
 
 
 def test_zeros_without_end_take_no_memory():

@@ -11,6 +11,7 @@ from typing import Any
 
 from lifeboat_host.base.crc import crc32
 from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.base.inflate import inflate
 from lifeboat_host.base.json_shape import Maybe, fits
 from lifeboat_host.base.types import Progress
 from lifeboat_host.board.link import Link
@@ -285,7 +286,7 @@ class Agent:
             payload = self.link.read(length, _ACK_S) if 0 <= length <= room else b""
             frame = {b"0": bytes(room), b"z": b"", b"r": payload}[kind]
             if kind == b"z":
-                frame = zlib.decompress(payload)
+                frame = inflate(payload, room)
         except (ValueError, KeyError, zlib.error):
             frame, crc = b"", 0
         if len(frame) != room or crc32(frame) != crc:

@@ -20,6 +20,7 @@ from typing import Any
 
 from lifeboat_host.base import files
 from lifeboat_host.base.errors import LifeboatError
+from lifeboat_host.base.inflate import inflate
 from lifeboat_host.base.types import PathLike, Progress
 from lifeboat_host.disk.disk import Disk
 from lifeboat_host.model import region
@@ -244,7 +245,7 @@ def _unpack(rows: Iterable[dict[str, Any]]) -> tuple[Extent, ...]:
             if size > _STEP:
                 raise ValueError(f"the bytes of offset {offset} are more than {_STEP} at once")
             packed = base64.b64decode(row["data"], validate=True)
-            data = zlib.decompressobj().decompress(packed, size + 1)
+            data = inflate(packed, size)
             if len(data) != size or hashlib.sha256(data).hexdigest() != row["sha256"]:
                 raise ValueError(f"the bytes of offset {offset} do not have their SHA-256")
         extents.append(Extent(offset, size, data))
