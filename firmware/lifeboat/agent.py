@@ -242,8 +242,14 @@ class Agent(DiskAgent):
 
         unlimited: read all copies, and try again what failed before.
         """
+        return self._power_on(unlimited=unlimited)
+
+    # What the session holds goes first: a power-on wants a block's worth of the heap in one piece.
+    def _power_on(self, **how):
         self._devices = self._opened = None
-        return boot.power_on(self._board, unlimited=unlimited).data
+        self._members, self._copies = [], {}
+        self._scratch.drop()
+        return boot.power_on(self._board, **how).data
 
     # The memory
 
@@ -252,8 +258,7 @@ class Agent(DiskAgent):
 
         What was remembered of another set is forgotten; what failed is tried again.
         """
-        self._devices = self._opened = None
-        return boot.power_on(self._board, adopt=unhexlify(set_id)).data
+        return self._power_on(adopt=unhexlify(set_id))
 
     def lock(self, on):
         """Close the console from the next reset on, or leave it open; then as memory()."""
