@@ -84,7 +84,6 @@ def works(device, lba=100):
 KINDS = {
     "512": {},
     "4Kn": {"size": 4096},
-    "1K": {"size": 1024},
     "28-bit": {"lba48": False, "count": 1 << 22},
     "beyond-32-bit": {"size": 4096, "count": 1 << 40},
     "full-28-bit": {"lba48": False, "count": (1 << 28) - 1},
@@ -98,6 +97,13 @@ def test_the_driver_passes_the_conformance_suite(connect, kind):
     first = device.ioctl(4, 0) - 700
     assert len(list(disk_checks(device, first, 600, 1 << 20))) > 9
     assert device.ioctl(1, 0) == 0 and device.ioctl(2, 0) == 0
+
+
+def test_sectors_of_a_size_that_no_region_can_have_are_still_an_application_s(connect):
+    device, _ = connect(Disk(size=1024))
+    device.ioctl(1, 0)
+    assert device.ioctl(5, 0) == 1024
+    works(device)
 
 
 # Finding disks.

@@ -20,7 +20,6 @@ ONE = Rng("usb").bytes(512)
 KINDS = {
     "512": {},
     "4Kn": {"size": 4096},
-    "2K": {"size": 2048},
     "last-of-10": {"sectors": (1 << 32) - 1},
     "full-32-bit": {"sectors": 1 << 32},
     "beyond-2-TiB": {"sectors": 8 * TIB // 512},
@@ -79,6 +78,11 @@ def opcodes(device):
 def test_the_driver_passes_the_conformance_suite(kind):
     disk, _, _ = connect(**KINDS[kind])
     assert len(list(disk_checks(disk, disk.ioctl(4, 0) - 64, 64, 1 << 18))) > 9
+
+
+def test_sectors_of_a_size_that_no_region_can_have_are_still_an_application_s():
+    disk, _, _ = connect(size=2048)
+    assert disk.ioctl(5, 0) == 2048 and works(disk)
 
 
 @pytest.mark.parametrize("naks", [1, 7])
