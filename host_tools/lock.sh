@@ -58,3 +58,4 @@ lock run
 lock test --constraint host_tools/requirements-run.txt
 python=3.11
 lock pico --constraint host_tools/requirements-run.txt
+lock ansible

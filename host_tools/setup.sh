@@ -584,6 +584,35 @@ set_up_monitoring_for_tests() {
     (set_up monitoring) || true
 }
 
+# ---- ansible ----
+
+ansible_text() {
+    echo "make a Python environment with Ansible, for tests of the role (30 MB)"
+}
+
+ansible_key() {
+    sum_of "$LIFEBOAT_ROOT/host_tools/requirements-ansible.txt"
+}
+
+ansible_there() {
+    [ -x "$LIFEBOAT_CACHE/ansible/bin/ansible-playbook" ]
+}
+
+# Apart: none of its many packages is to rule the versions of ours.
+ansible_do() {
+    "$LIFEBOAT_CACHE/venv/bin/python3" -m venv --clear "$LIFEBOAT_CACHE/ansible" &&
+        "$LIFEBOAT_CACHE/ansible/bin/python3" -m pip install --require-hashes \
+            --requirement host_tools/requirements-ansible.txt
+}
+
+ansible_hint() {
+    echo "Ansible wants Python 3.11 or newer; tests do without it, and say so"
+}
+
+set_up_ansible_for_tests() {
+    (set_up ansible) || true
+}
+
 # ---- emulator, pico_sources, pico ----
 
 # Whether the emulator of the Raspberry Pi Pico can run here: its wheels are for x86_64 and Python
