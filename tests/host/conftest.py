@@ -1,6 +1,7 @@
 """The floor of the host tools: everything here needs nothing but Python packages."""
 
 import pytest
+from described import check_output
 
 
 @pytest.fixture
@@ -14,6 +15,7 @@ def lifeboat(capsys):
         except SystemExit as end:
             code = end.code
         captured = capsys.readouterr()
+        check_output(arguments, captured.out)
         return code, captured.out, captured.err
 
     return run

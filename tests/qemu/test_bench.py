@@ -1,10 +1,12 @@
 """The stated goals are reached, but for one: instructions and sizes only, no seconds."""
 
 import pytest
+from described import check
 
 from lifeboat_host.base import tree
 from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.bench import measure
+from lifeboat_host.ui import output
 
 KEYS = {}
 KEYS["qemu_virt"] = [
@@ -74,6 +76,11 @@ def test_the_goals_are_reached_but_for_those_that_are_known_to_be_missed(rows, s
 
 def test_every_goal_is_tested(rows, spec):
     assert [key for key, row in rows.items() if row.ok is not None] == KEYS[spec.id]
+
+
+def test_the_result_is_as_described(rows):
+    result = measure.to_json(list(rows.values()), {"boot": 1})
+    assert check("bench", {"schema": output.SCHEMA, **result})["rows"]
 
 
 def test_the_phases_of_a_start_are_all_there(rows, spec):

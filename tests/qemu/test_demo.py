@@ -1,8 +1,7 @@
 """`lifeboat demo` heals everything it damages, and says so only then."""
 
-import json
-
 import pytest
+from described import check
 
 from lifeboat_host.base import tree
 from lifeboat_host.base.errors import EXIT_ERROR, EXIT_OK
@@ -28,7 +27,7 @@ def board(spec):
 
 def test_the_demo_heals_every_round(spec, scratch_cache, capsys):
     assert demo.main([*board(spec), "--json"]) == EXIT_OK
-    told = json.loads(capsys.readouterr().out)
+    told = check("demo", capsys.readouterr().out)
     assert told["ok"] and all(r["identical"] and r["applications_ran"] for r in told["rounds"])
     rounds = {"pflash": 10, "mtd": 7, "port": 4}[spec.flash_kind]
     assert len(told["rounds"]) == rounds + (spec.policy == board_spec.SIGNED)
@@ -50,7 +49,7 @@ def test_the_demo_fails_when_something_did_not_heal(spec, scratch_cache, monkeyp
 @pytest.mark.parametrize("spec", ["qemu_virt"], indirect=True)
 def test_the_demo_heals_with_a_usb_disk(spec, scratch_cache, capsys, usb, rounds):
     assert demo.main([*board(spec), "--usb", usb, "--json"]) == EXIT_OK
-    told = json.loads(capsys.readouterr().out)
+    told = check("demo", capsys.readouterr().out)
     names = [member["disk"] for member in told["first"]["members"]]
     assert names == (["sata0", "usb0"] if usb == "beside" else ["usb0"])
     assert told["ok"] and len(told["rounds"]) == rounds

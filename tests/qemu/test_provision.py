@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from described import check_output
 
 from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.board import board_disk
@@ -31,8 +32,9 @@ def command(*arguments):
 
 def lifeboat(*arguments, want=0):
     """Run the command with --json; its result. It must exit with `want`."""
+    arguments = (*arguments, "--json")
     done = subprocess.run(
-        command(*arguments, "--json"),
+        command(*arguments),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -41,6 +43,7 @@ def lifeboat(*arguments, want=0):
         env=ENVIRONMENT,
     )
     assert done.returncode == want, done.stdout + done.stderr
+    check_output(arguments, done.stdout)
     return json.loads(done.stdout)
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from described import check_output
 
 from fakes import signer
 from fakes.forgery import same_crc
@@ -184,6 +185,7 @@ def test_a_technician_locks_and_unlocks_with_the_tools(rig2, tmp_path, monkeypat
             [sys.executable, "-m", "lifeboat_host", *arguments, "--json"],
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
+        check_output((*arguments, "--json"), done.stdout)
         return done.returncode, json.loads(done.stdout)
 
     with pty_board(rig2) as (path, _):

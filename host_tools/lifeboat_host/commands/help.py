@@ -31,11 +31,14 @@ def add(
         description='For bash: eval "$(lifeboat completion bash)" in ~/.bashrc',
     )
     shell.add_argument("shell", choices=_SHELLS)
-    shell.set_defaults(run=lambda args, output: _completion(args, whole))
+    shell.set_defaults(run=lambda args, output: _completion(args, output, whole))
 
 
-def _completion(args: argparse.Namespace, whole: argparse.ArgumentParser) -> int:
-    print(shtab.complete(whole, shell=args.shell))
+def _completion(args: argparse.Namespace, output: Output, whole: argparse.ArgumentParser) -> int:
+    script = shtab.complete(whole, shell=args.shell)
+    if not output.json:
+        print(script)
+    output.result({"shell": args.shell, "script": script})
     return EXIT_OK
 
 
