@@ -44,7 +44,7 @@ _EXTRAS = {
     "signed": ("owner", "lms"),
     "partitioning": ("partitioning",),
     "romfs": ("romfs",),
-    "scrub": ("scrub", "patrol", "patrol_copies", "operation"),
+    "scrub": ("scrub", "scrub_state", "patrol", "patrol_copies", "operation"),
     "userarea": ("userarea",),
 }
 _MMIO = {"rv32": ("mmio", "kernels_copy"), "viper": ("mmio", "kernels_copy"), "": ("mmio",)}

@@ -38,6 +38,12 @@ try:
 except ImportError:
     change = None
 
+# So is the scrubber.
+try:
+    from . import scrub_state
+except ImportError:
+    scrub_state = None
+
 PROTOCOL = const(1)
 
 
@@ -89,7 +95,17 @@ class Agent(DiskAgent):
             "window": WINDOW,
             "frame": FRAME,
             "report": last.data if last else None,
+            "scrub": self._scrubbed(),
         }
+
+    # How far the scrubber was when the application was stopped.
+    def _scrubbed(self):
+        area = scrub_state and self._board.retained()
+        state = area and scrub_state.load(area)
+        if not state:
+            return None
+        _, units, left, _, age, passes, bound, _ = state
+        return {"units": units, "left": left, "passes": passes, "age_ms": age, "bound_s": bound}
 
     def code(self):
         """Take the manifest in flash as the one that compare() is about, and describe it."""

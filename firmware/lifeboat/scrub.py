@@ -11,29 +11,19 @@ cold one it begins at a random block, so that short uptimes cover everything, to
 """
 
 import os
-from struct import calcsize, pack_into, unpack_from
 from time import ticks_diff, ticks_ms, ticks_us
 
 from micropython import const
 
-from . import running
+from . import running, scrub_state
 from .errors import LifeboatError
-from .kernels import crc32
 from .operation import free
 from .patrol import Patrol
 from .patrol_copies import REPAIR, REPORT, RESTART  # noqa: F401 - for who imports this
-from .report import RESCUE, TAIL
+from .report import RESCUE
 
 _LEAST = const(4096)  # bytes of a piece
 _MOST = {True: const(65536), False: const(16384)}  # of flash, of a disk
-_SUSPECTS = const(6)  # as many as the state below has room for
-_NONE = const(0xFFFFFFFF)
-
-# At the end of the retained RAM: magic, build, units, how many of them are left in this pass,
-# position, age of the last full pass in ms, passes, suspects; then the CRC-32.
-_STATE = "<4s8sIIIII6I"
-_MAGIC = b"LBSC"
-_CRC = calcsize(_STATE)
 
 
 class Scrubber:
@@ -132,9 +122,6 @@ class Scrubber:
         none; bound_s: within how many seconds damage is found at the present pace, one full
         pass; stale: members without the backup of the code that runs.
         """
-        bound = None
-        if self._bytes and self.steps > 1:
-            bound = self._patrol.total_bytes * self._clock / self._bytes / 1000
         age = self._age()
         return {
             "policy": self.policy,
@@ -142,7 +129,7 @@ class Scrubber:
             "units": self._patrol.units,
             "passes": self.passes,
             "age_s": None if age is None else age / 1000,
-            "bound_s": bound,
+            "bound_s": self._bound(),
             "steps": self.steps,
             "step_ms": self._spent / 1000 / self.steps if self.steps else 0,
             "deferred": self.deferred,
@@ -177,7 +164,7 @@ class Scrubber:
 
     def suspect(self, unit):
         """Look at a unit first in the next pass."""
-        if unit not in self._suspects and len(self._suspects) < _SUSPECTS:
+        if unit not in self._suspects and len(self._suspects) < scrub_state.SUSPECTS:
             self._suspects.append(unit)
 
     def altered(self, names):
@@ -223,41 +210,32 @@ class Scrubber:
     def _age(self):
         return None if self._full is None else self._clock - self._full
 
+    # At the pace since power-on; before there is one, what was the pace before the warm reset.
+    def _bound(self):
+        if self._bytes and self.steps > 1:
+            return self._patrol.total_bytes * self._clock / self._bytes / 1000
+        return self._last_bound
+
     def _save(self):
         area = self._board.retained()
-        if not area:
-            return
-        state = memoryview(area)[-TAIL:]
-        suspects = (self._suspects + [_NONE] * _SUSPECTS)[:_SUSPECTS]
-        age = self._age()
-        pack_into(
-            _STATE, state, 0, _MAGIC, self._patrol.manifest.build[:8], self._patrol.units,
-            self._left, self._position, _NONE if age is None else min(age, _NONE - 1), self.passes,
-            *suspects
-        )  # fmt: skip
-        pack_into("<I", state, _CRC, crc32(state[:_CRC]))
+        if area:
+            scrub_state.save(
+                area, self._patrol.manifest.build[:8], self._patrol.units, self._left,
+                self._position, self._age(), self.passes, self._bound(), self._suspects
+            )  # fmt: skip
 
     # Go on where it was; from a random unit when RAM has forgotten, or holds what can't be.
     def _restore(self):
         area = self._board.retained()
-        state = bytes(memoryview(area)[-TAIL:]) if area else bytes(TAIL)
-        magic, build, of, left, position, age, passes, *suspects = unpack_from(_STATE, state, 0)
-        units = self._patrol.units
-        if (
-            magic == _MAGIC
-            and build == self._patrol.manifest.build[:8]
-            and of == units
-            and crc32(state[:_CRC]) == unpack_from("<I", state, _CRC)[0]
-            and position < units
-            and left <= units
-        ):
-            self._position = position
-            self._left = left
-            self.passes = passes
-            self._full = None if age == _NONE else -age
-            self._suspects = [unit for unit in suspects if unit < units]
+        state = area and scrub_state.load(area)
+        self._last_bound = None
+        if state and state[:2] == (self._patrol.manifest.build[:8], self._patrol.units):
+            _, _, self._left, self._position, age, self.passes, self._last_bound, suspects = state
+            self._full = None if age is None else -age
+            self._suspects = suspects
         else:
-            self._position = (_random() if self._start is None else self._start) % units
+            start = _random() if self._start is None else self._start
+            self._position = start % self._patrol.units
 
 
 # Any number: from the hardware's source where the port has one, else from the clock.

@@ -141,6 +141,19 @@ def test_identify_says_which_board_this_is(backed_up):
     assert about["report"]["verdict"] == "RUN"
 
 
+def test_identify_says_how_far_the_scrubber_was(backed_up):
+    assert backed_up.call("identify")[0]["ok"]["scrub"] is None  # it never ran
+    running.attended = False  # as before the session
+    scrubber = Scrubber(backed_up.board, start=0)
+    while scrubber.passes < 2:
+        scrubber.step(0)
+    found = backed_up.call("identify")[0]["ok"]["scrub"]
+    status = scrubber.status()
+    assert (found["units"], found["passes"]) == (status["units"], status["passes"])
+    assert 0 < found["left"] <= found["units"]
+    assert found["age_ms"] >= 0 and found["bound_s"] >= 0
+
+
 def test_a_board_whose_flash_fails_can_be_asked(host):
     one = host()
     one.board.flash = lambda: (_ for _ in ()).throw(OSError(EIO, "flash"))

@@ -16,7 +16,7 @@ LEVELS = [
     {"boot", "romfs", "scrub", "agent_disks", "lock"},
     # the flow at power-on, and the one in operation
     {"poweron", "patrol"},
-    {"patrol_copies", "operation"},
+    {"patrol_copies", "operation", "scrub_state"},
     # policy: deciding and doing
     {"creating", "recovery"},
     {"checking", "inspecting"},

@@ -32,7 +32,7 @@ EXTRAS = {
     "journal": {"journal.py"},
     "lock": {"lock.py"},
     "partitioning": {"partitioning.py"},
-    "scrub": {"scrub.py", "patrol.py", "patrol_copies.py", "operation.py"},
+    "scrub": {"scrub.py", "scrub_state.py", "patrol.py", "patrol_copies.py", "operation.py"},
     "romfs": {"romfs.py"},
     "signed": {"owner.py", "lms.py"},
     "userarea": {"userarea.py"},
@@ -103,7 +103,7 @@ def test_a_board_freezes_only_the_extras_it_names():
     assert not set(frozen()) & EXTRA
     assert set(frozen(extras="journal scrub")) & EXTRA == {
         "lifeboat/journal.py", "lifeboat/operation.py", "lifeboat/patrol.py",
-        "lifeboat/patrol_copies.py", "lifeboat/scrub.py",
+        "lifeboat/patrol_copies.py", "lifeboat/scrub.py", "lifeboat/scrub_state.py",
     }  # fmt: skip
 
 

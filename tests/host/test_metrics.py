@@ -1,6 +1,7 @@
 """What boards tell, in the hands of the real Prometheus: its checker, its exporter, itself."""
 
 import contextlib
+import dataclasses
 import json
 import re
 import socket
@@ -35,6 +36,7 @@ STATUS = {
         {"disk": "sata0", "state": "level", "copies": [{"generation": 4}, {"generation": 5}]},
         {"disk": "sata1", "state": "stale", "copies": []},
     ],
+    "scrub": {"units": 99, "left": 9, "passes": 3, "age_ms": 1500, "bound_s": 60},
 }  # fmt: skip
 
 
@@ -69,6 +71,18 @@ def test_a_status_is_told_as_numbers():
     assert value("lifeboat_power_on_erases") == 2
     assert value("lifeboat_power_on_seconds", phase="inspect") == 0.25
     assert value("lifeboat_code_intact") == 0
+    assert value("lifeboat_scrub_passes_total") == 3
+    assert value("lifeboat_scrub_age_seconds") == 1.5
+    assert value("lifeboat_scrub_bound_seconds") == 60
+
+
+def test_a_scrubber_that_has_ended_no_pass_has_no_age_and_one_that_is_not_there_nothing():
+    young = {"units": 9, "left": 9, "passes": 0, "age_ms": None, "bound_s": None}
+    found = values(metrics.text(metrics.of_status({**STATUS, "scrub": young})).decode())
+    names = {name for name, _ in found if "scrub" in name}
+    assert names == {"lifeboat_scrub_passes_total"}
+    found = values(metrics.text(metrics.of_status({**STATUS, "scrub": None})).decode())
+    assert not any("scrub" in name for name, _ in found)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +111,21 @@ def test_a_log_is_told_as_numbers(member):
     assert found["lifeboat_blocks_repaired_again", (name,)] == 1
     assert found["lifeboat_blocks_damaged", (name,)] == 0
     assert found["lifeboat_last_verdict", (name, ("verdict", "RUN"))] == 1
+    # Made in the first of three told sessions.
+    assert found["lifeboat_backup_age_sessions", (("disk", "disk0"), name)] == 2
+
+
+@pytest.mark.parametrize("clock", [0, 1_000_000])
+def test_the_age_of_a_backup_is_told_where_the_board_has_a_clock(member, clock):
+    with Disk(member) as disk:
+        (history,) = journal.by_set([journal.read(disk, region.find(disk).header)])
+    for session in history.sessions:
+        for event in session.events:
+            time = clock and clock + session.number
+            event.entry = dataclasses.replace(event.entry, time=time)
+    found = values(metrics.text(metrics.of_histories([history])).decode())
+    made = [value for (key, _), value in found.items() if "backup_created" in key]
+    assert made == ([1_000_001] if clock else [])
 
 
 def test_standard_output_has_the_metrics_alone(member, lifeboat):

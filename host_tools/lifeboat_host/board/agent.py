@@ -33,6 +33,14 @@ _BUILD = re.compile("[0-9a-f]{64}")
 _WORD = range(1 << 32)
 _LBA = range(1 << 64)
 
+_SCRUB = {
+    "units": _WORD,
+    "left": _WORD,
+    "passes": _WORD,
+    "age_ms": (None, _WORD),
+    "bound_s": (None, _WORD),
+}
+
 # What the board says is believed only in these shapes; see fits().
 _IDENTITY = {
     "product": str,
@@ -42,6 +50,7 @@ _IDENTITY = {
     "window": range(1, 256),
     "frame": range(1, 1 << 16),
     "report": (None, REPORT),
+    "scrub": Maybe((None, _SCRUB)),
 }
 _CODE = {
     "product": str,

@@ -174,6 +174,8 @@ def _status(args: argparse.Namespace, output: Output) -> int:
             *member_rows(answer["members"], bool(memory.builds)),
             *remembered.rows(memory, answer),
         ]
+        if agent.about.get("scrub"):
+            rows.append(("scrubber", _scrubbed(agent.about["scrub"])))
         output.show(grid(rows), "")
         if last:
             output.show("the last power-on:", report_table.table(last), "")
@@ -184,6 +186,7 @@ def _status(args: argparse.Namespace, output: Output) -> int:
             **answer,
             **remembered.to_json(memory, answer),
             "report": last,
+            "scrub": agent.about.get("scrub"),
         }
         output.result(result)
     if args.openmetrics:
@@ -191,6 +194,15 @@ def _status(args: argparse.Namespace, output: Output) -> int:
 
         metrics.write(args.openmetrics, metrics.of_status(result))
     return EXIT_OK
+
+
+def _scrubbed(scrub: dict[str, Any]) -> str:
+    """How far it was when the application was stopped, for people."""
+    done = f"{scrub['units'] - scrub['left']} of {scrub['units']} parts of this pass"
+    age, bound = scrub["age_ms"], scrub["bound_s"]
+    last = "no full pass yet" if age is None else f"a full one ended {age // 1000} s before"
+    pace = "" if bound is None else f"; a pass takes {bound} s"
+    return f"{done}, {last}{pace}"
 
 
 def _verify(args: argparse.Namespace, output: Output) -> int:

@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 
 from lifeboat_host.base import files
 from lifeboat_host.base.errors import LifeboatError
-from lifeboat_host.model.journal import History
+from lifeboat_host.model.journal import History, Session
 from lifeboat_host.ui.report_table import VERDICTS
 
 _RANGES = 16  # parts of the flash whose repairs are counted apart
@@ -83,8 +83,24 @@ def of_status(status: dict[str, Any]) -> Iterator[Metric]:
     bad = _gauge("code_intact", "1: all blocks of the code in flash are right.", "board")
     bad.add_metric([board], not status["code"]["bad"] and "error" not in status["code"])
     yield bad
+    if status.get("scrub"):
+        yield from _of_scrub(board, status["scrub"])
     if status["report"]:
         yield from _of_report(board, status["report"])
+
+
+def _of_scrub(board: str, scrub: dict[str, Any]) -> Iterator[Metric]:
+    passes = _counter("scrub_passes", "Full passes of the scrubber since a cold start.", "board")
+    passes.add_metric([board], scrub["passes"])
+    yield passes
+    age = _gauge("scrub_age_seconds", "Since the scrubber's last full pass ended.", "board")
+    if scrub["age_ms"] is not None:
+        age.add_metric([board], scrub["age_ms"] / 1000)
+    yield age
+    bound = _gauge("scrub_bound_seconds", "Within which the scrubber finds damage.", "board")
+    if scrub["bound_s"] is not None:
+        bound.add_metric([board], scrub["bound_s"])
+    yield bound
 
 
 def _of_report(board: str, report: dict[str, Any]) -> Iterator[Metric]:
@@ -128,6 +144,9 @@ def of_histories(histories: Iterable[History]) -> Iterator[Metric]:
     cycles = _counter("power_cycles", "Power cycles between first and last session.", "set")
     last = _gauge("last_session_timestamp_seconds", "Time of the last told session.", "set")
     good = _gauge("last_good_timestamp_seconds", "Time of the last good session.", "set")
+    what = "Time when the newest backup copy was made."
+    made = _gauge("backup_created_timestamp_seconds", what, "set", "disk")
+    since = _gauge("backup_age_sessions", "Told sessions since then.", "set", "disk")
     pages = _gauge("journal_pages_damaged", "Journal pages that can't be read.", "set", "disk")
     for history in histories:
         name = history.set_id.hex()
@@ -138,6 +157,10 @@ def of_histories(histories: Iterable[History]) -> Iterator[Metric]:
             cycles.add_metric([name], history.cycles[1])
         for member in history.journals:
             pages.add_metric([name, member.disk], len(member.damaged))
+        for disk, backup in _backups(history).items():
+            since.add_metric([name, disk], history.sessions[-1].number - backup.number)
+            if backup.time:
+                made.add_metric([name, disk], backup.time)
         end = history.sessions[-1] if history.sessions else None
         damaged.add_metric([name], len(end.damaged) if end else 0)
         lost.add_metric([name], bool(end and end.lost))
@@ -148,6 +171,17 @@ def of_histories(histories: Iterable[History]) -> Iterator[Metric]:
             if session and session.time:
                 family.add_metric([name], session.time)
     yield from (sessions, repairs, again, damaged, lost, verdict, cycles, last, good, pages)
+    yield from (made, since)
+
+
+def _backups(history: History) -> dict[str, Session]:
+    """disk -> the last session that told of a new backup copy there."""
+    return {
+        event.entry.where: session
+        for session in history.sessions
+        for event in session.events
+        if event.entry.event == "created"
+    }
 
 
 def _add_repairs(family: CounterMetricFamily, name: str, history: History) -> None:
