@@ -28,7 +28,7 @@ from lifeboat_host.model.report import parse_line
 _POLL_S = 0.5  # how long one read of the port waits
 _WRITE_S = 10  # until the other side must have taken what was written
 _CONNECT_S = 30
-_ATTEMPT_S = 2
+_ATTEMPT_S = 2  # and twice as long with every attempt
 _SETTLE_S = 0.2  # of silence: the board has nothing more to say
 _NOISE_S = 2  # for which we listen to a board that does not stop talking
 _COME_BACK_S = 20  # for a USB port to be there again after a reset
@@ -267,10 +267,11 @@ class Link(AbstractContextManager["Link"]):
                 pass  # it has gone
 
     # Whatever the board is doing, saying or has left half said: the raw REPL afterwards. It may
-    # be starting, when it does not listen, or busy with a binary exchange that was broken off.
+    # be starting, when it does not listen, or busy with a binary exchange that was broken off:
+    # it throws away what comes then, until nothing does. So a slow one needs longer pauses.
     def _get_in_step(self, timeout: float) -> None:
         with self._guarded(timeout) as transport:
-            end = self._wire.deadline
+            end, attempt = self._wire.deadline, _ATTEMPT_S
             while not self._in_step:
                 self._wire.deadline = end
                 self._wire.write(b"\r\x03\x03")
@@ -282,11 +283,12 @@ class Link(AbstractContextManager["Link"]):
                         "open it until the next reset: lifeboat unlock --key KEY",
                     )
                 try:
-                    self._wire.deadline = min(end, time.monotonic() + _ATTEMPT_S)
+                    self._wire.deadline = min(end, time.monotonic() + attempt)
                     self._in_step = self._answers(transport)
                 except (_Timeout, TransportError, struct.error):
                     if time.monotonic() >= end:
                         raise _Timeout from None
+                    attempt *= 2
 
     # Whether what comes is the answer to what was asked, and not to something earlier.
     def _answers(self, transport: SerialTransport) -> bool:
