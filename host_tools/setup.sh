@@ -584,6 +584,48 @@ set_up_monitoring_for_tests() {
     (set_up monitoring) || true
 }
 
+# ---- mip ----
+
+mip_text() {
+    echo "fetch Debian's build of MicroPython with mip, for tests (package micropython, 4 MB)"
+}
+
+mip_key() {
+    echo micropython
+}
+
+mip_there() {
+    [ -x "$LIFEBOAT_CACHE/mip/micropython" ]
+}
+
+# With the libraries that it was built for, which may be newer than this machine's.
+mip_do() {
+    mip=$LIFEBOAT_CACHE/mip
+    choose_suite && rm -rf "$mip" "$LIFEBOAT_CACHE/fetch" &&
+        mkdir "$mip" "$LIFEBOAT_CACHE/fetch" && cd "$LIFEBOAT_CACHE/fetch" || return 1
+    packages=$(private_apt apt-cache depends --recurse --no-recommends --no-suggests \
+        --no-conflicts --no-breaks --no-replaces --no-enhances micropython | grep '^[a-z]')
+    # shellcheck disable=SC2086
+    private_apt apt-get -q download $packages || return 1
+    for package in *.deb; do
+        dpkg-deb -x "$package" "$mip" || return 1
+    done
+    {
+        echo '#!/bin/sh'
+        echo exec "$mip"/usr/lib*/ld-linux*.so.* --library-path "$mip"/usr/lib/*-linux-gnu* \
+            "$mip/usr/bin/micropython" '"$@"'
+    } >"$mip/micropython" && chmod +x "$mip/micropython" && "$mip/micropython" -c 'import mip'
+}
+
+mip_hint() {
+    micropython_hint
+    echo "tests do without it, and say so"
+}
+
+set_up_mip_for_tests() {
+    (set_up mip) || true
+}
+
 # ---- ansible ----
 
 ansible_text() {
