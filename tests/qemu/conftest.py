@@ -23,7 +23,7 @@ BOARDS = [
 # What signed boards, and the board with USB disks only, run by default; all else of the list is
 # for the long run.
 SOME = {
-    "qemu_virt-signed": ("test_signed.py",),
+    "qemu_virt-signed": ("test_signed.py", "test_docs_walk.py"),
     "qemu_sifive_u-signed": ("test_what_is_signed_runs_heals_and_comes_back",),
     "qemu_virt-usb": ("test_usb.py",),
 }
