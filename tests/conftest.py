@@ -9,6 +9,8 @@ TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))
 sys.path.insert(0, str(TESTS.parent / "host_tools"))
 
+from sweeping import pytest_runtest_makereport, sweep  # noqa: E402, F401
+
 import cpython_floor  # noqa: E402 - the path to it is set above
 
 cpython_floor.install()

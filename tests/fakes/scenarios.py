@@ -153,10 +153,10 @@ def cut_power(board):
     raise AssertionError("the power did not fail")
 
 
-def sweep(scenario, torn, keep, cuts=None):
+def sweep(scenario, torn, keep, cuts=None, shows=None):
     """Cut the power at each device operation (or those in cuts); I2 and I4 must hold after each.
 
-    Returns how many cuts there were.
+    shows: called with the media of each. Returns how many cuts there were.
     """
     final, operations = scenario.undisturbed()
     done = 0
@@ -164,6 +164,8 @@ def sweep(scenario, torn, keep, cuts=None):
         where = "%s cut %d %s keep=%s" % (scenario.name, cut, "torn" if torn else "before", keep)
         power = Power(cut, torn)
         board = scenario.board(power)
+        if shows:
+            shows(flash=board.nor, **{disk.name: disk for disk in board.drives})
         cut_power(board)
         assert power.off and power.count == cut, where
         for disk in board.drives:

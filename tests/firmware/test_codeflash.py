@@ -440,7 +440,7 @@ def test_its_beginning_is_written_last(total, code, memory, own, mapped):
 @pytest.mark.parametrize("torn", [False, True], ids=["cut", "torn"])
 @larges
 def test_a_manifest_that_was_cut_short_is_never_taken_for_whole(
-    total, code, memory, own, torn, old
+    sweep, total, code, memory, own, torn, old
 ):
     new = large(code, memory, own, "2.0")[1]
     undisturbed = large_flash(total, code, memory, own, version=old)
@@ -448,9 +448,10 @@ def test_a_manifest_that_was_cut_short_is_never_taken_for_whole(
     CodeFlash(undisturbed, B).program_manifest(Manifest(new))
     operations = undisturbed.power.count
     assert operations == 2 * own
-    for cut in range(1, operations + 1):
+    for cut in sweep.cuts(range(1, operations + 1)):
         power = Power(cut, torn)
         nor = large_flash(total, code, memory, own, power, old)
+        sweep.shows(flash=nor)
         with pytest.raises(PowerCut):
             CodeFlash(nor, B).program_manifest(Manifest(new))
         nor.power = Power()

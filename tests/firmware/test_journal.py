@@ -180,7 +180,7 @@ def test_more_entries_than_a_page_holds_go_into_several():
 
 @pytest.mark.parametrize("torn", [False, True], ids=["before", "torn"])
 @pytest.mark.parametrize("keep", ["none", "all", "last", "random"])
-def test_a_power_cut_costs_at_most_what_was_being_written(torn, keep):
+def test_a_power_cut_costs_at_most_what_was_being_written(sweep, torn, keep):
     def prepared(power=None):
         board = board_with()
         lifeboat.power_on(board)
@@ -194,8 +194,9 @@ def test_a_power_cut_costs_at_most_what_was_being_written(torn, keep):
     lifeboat.power_on(whole)
     operations = whole.power.count
     assert operations == 6  # erase, program, and a write and a flush on each disk
-    for cut in range(1, operations + 1):
+    for cut in sweep.cuts(range(1, operations + 1)):
         board = prepared(Power(cut, torn))
+        sweep.shows(flash=board.nor, disk0=board.drives[0], disk1=board.drives[1])
         before = [journal(disk) for disk in board.drives]
         with pytest.raises(PowerCut):
             lifeboat.power_on(board)

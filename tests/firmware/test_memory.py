@@ -928,7 +928,7 @@ def start(make, page, erase, unit, tears="half", seed=0):
     return by_hand.Nor(data, erase, tears=tears, unit=unit, seed=seed)
 
 
-def sweep(name, page, erase, unit, second):
+def cut_all(sweep, name, page, erase, unit, second):
     """Cut at each operation; second: how many other cuts to try in what follows each."""
     make, change = CUTS[name]
     begun = not name.startswith("begin")
@@ -939,8 +939,9 @@ def sweep(name, page, erase, unit, second):
     after = content(check(nor, page, [content(load(nor, page))], True))
     rng = Rng("cuts/%s/%d" % (name, page))
     for torn, tears in TEARS:
-        for cut in range(1, operations + 1):
+        for cut in sweep.cuts(range(1, operations + 1)):
             nor = powered(start(make, page, erase, unit, tears, cut), cut, torn)
+            sweep.shows(flash=nor)
             attempt(nor, page, change)
             data, done = bytes(nor.data), set(nor.done)
             held = content(check(powered(nor), page, (before, after), begun))
@@ -971,21 +972,21 @@ def sweep(name, page, erase, unit, second):
 
 
 @pytest.mark.parametrize("name", CUTS)
-def test_every_power_cut_leaves_the_state_before_or_after(name):
-    sweep(name, 256, 4096, 0, second=2)
+def test_every_power_cut_leaves_the_state_before_or_after(sweep, name):
+    cut_all(sweep, name, 256, 4096, 0, second=2)
 
 
 @pytest.mark.parametrize("name", ["begin", "set", "full-set", "heal-both"])
 @pytest.mark.parametrize("page, erase, unit", CHIPS[1:])
-def test_every_power_cut_is_survived_on_other_chips(name, page, erase, unit):
-    sweep(name, page, erase, unit, second=1)
+def test_every_power_cut_is_survived_on_other_chips(sweep, name, page, erase, unit):
+    cut_all(sweep, name, page, erase, unit, second=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CUTS)
 @chips
-def test_every_second_power_cut_is_survived(name, page, erase, unit):
-    sweep(name, page, erase, unit, second=1000)
+def test_every_second_power_cut_is_survived(sweep, name, page, erase, unit):
+    cut_all(sweep, name, page, erase, unit, second=1000)
 
 
 @pytest.mark.parametrize("m", [0, 1])

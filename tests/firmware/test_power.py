@@ -34,10 +34,11 @@ SCENARIOS = [
 @pytest.mark.parametrize("keep", ["none", "all", "last", "random"])
 @pytest.mark.parametrize("torn", [False, True], ids=["before", "torn"])
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
-def test_every_cut_is_survived(scenario, torn, keep):
+def test_every_cut_is_survived(sweep, scenario, torn, keep):
     _, operations = scenario.undisturbed()
     assert operations > 0
-    assert scenarios.sweep(scenario, torn, keep) == operations
+    for cut in sweep.cuts(range(1, operations + 1)):
+        scenarios.sweep(scenario, torn, keep, [cut], sweep.shows)
 
 
 def test_the_sweep_meets_every_kind_of_operation():

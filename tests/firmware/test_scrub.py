@@ -642,7 +642,7 @@ def test_a_callback_that_fails_ends_nothing():
 
 @pytest.mark.parametrize("torn", [False, True], ids=["before", "torn"])
 @pytest.mark.parametrize("keep", ["none", "all", "last", "random"])
-def test_every_power_cut_is_survived(torn, keep):
+def test_every_power_cut_is_survived(sweep, torn, keep):
     """I2 and I4: flash, copies and records are damaged; each operation of mending is cut."""
 
     def prepared(power=None):
@@ -659,8 +659,9 @@ def test_every_power_cut_is_survived(torn, keep):
     full_pass(scrubber)
     operations = board.power.count
     assert board.nor.data == GOOD and operations > 20
-    for cut in range(1, operations + 1):
+    for cut in sweep.cuts(range(1, operations + 1)):
         board, scrubber = prepared(Power(cut, torn))
+        sweep.shows(flash=board.nor, disk0=board.drives[0], disk1=board.drives[1])
         with pytest.raises(PowerCut):
             full_pass(scrubber)
             full_pass(scrubber)

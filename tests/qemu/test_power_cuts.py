@@ -2,7 +2,8 @@
 
 Disks and flash are served by a lab that counts their writes, erases and flushes, kills QEMU at the
 n-th one, whole or half-way, and then forgets what the disks had in their caches. Every number
-of the 30 must have been reached. A Pico is cut ten times, by its emulator.
+of the 30 must have been reached. A Pico is cut ten times, by its emulator. A cut that was not
+survived says how to do it again.
 """
 
 import os
@@ -86,7 +87,7 @@ class Cut(NamedTuple):
     name: str
 
 
-def sweep(rig, tmp_path, prepare, check):
+def cut_all(sweep, rig, tmp_path, prepare, check):
     """Cut a power-on at CUTS places spread over all its operations; check what follows."""
     scratch = tmp_path / "whole"
     scratch.mkdir()
@@ -99,18 +100,19 @@ def sweep(rig, tmp_path, prepare, check):
     rng = random.Random(operations)
     places = sorted(rng.sample(range(1, operations + 1), CUTS - 2) + [1, operations])
     kinds = set()
-    for n in places:
+    tears = {n: rng.choice((0, 700, 2048)) for n in places}
+    for n in sweep.cuts(places):
         scratch = tmp_path / f"cut{n}"
         scratch.mkdir(exist_ok=True)
         victim = rig.copy_to(scratch)
         prepare(victim)
-        report, count, op = power_on(victim, cut_at=n, torn=rng.choice((0, 700, 2048)))
+        sweep.shows(flash=victim.flash, **{path.stem: path for path in victim.drives})
+        report, count, op = power_on(victim, cut_at=n, torn=tears[n])
         assert report is None and count == n and op.number == n, f"cut {n} was not reached"
         kinds.add((op.export.rstrip("01"), op.name))
         check(victim, n)
         for path in [victim.flash, *victim.drives]:
             path.unlink(missing_ok=True)
-    assert len(places) == CUTS
     return kinds
 
 
@@ -124,7 +126,7 @@ def small(empty_rig):
     return empty_rig
 
 
-def test_creating_is_cut(small, tmp_path):
+def test_creating_is_cut(sweep, small, tmp_path):
     def prepare(rig):
         rig.make_image(2 * MB, version="2.0", seed=2)
 
@@ -136,13 +138,15 @@ def test_creating_is_cut(small, tmp_path):
         assert {m["state"] for m in report["members"]} <= {"level", "created"}
         assert all(rig.copies(d)["2.0"] == [] for d in rig.drives)
 
-    kinds = sweep(small, tmp_path, prepare, check)
+    kinds = cut_all(sweep, small, tmp_path, prepare, check)
+    if not sweep.whole:
+        return
     assert ("disk", "write") in kinds
     # QEMU's SD card hands no flush on: each of its writes is on the medium when it has ended.
     assert ("disk", "flush") in kinds or small.spec.disk_kind == "sd"
 
 
-def test_recovering_is_cut(small, tmp_path):
+def test_recovering_is_cut(sweep, small, tmp_path):
     def prepare(rig):
         rig.damage((0, b"\xff" * rig.spec.flash_size))
 
@@ -150,5 +154,5 @@ def test_recovering_is_cut(small, tmp_path):
         rig.heal()
         assert all(rig.copies(d) == {"1.0": []} for d in rig.drives)
 
-    kinds = sweep(small, tmp_path, prepare, check)
-    assert kinds & {("flash", "write"), ("flash", "program")}
+    kinds = cut_all(sweep, small, tmp_path, prepare, check)
+    assert kinds & {("flash", "write"), ("flash", "program")} or not sweep.whole
