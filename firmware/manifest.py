@@ -9,9 +9,10 @@
 # extras    what power-on can do without: "partitioning" makes regions at the board's REPL,
 #           "journal" keeps a log in the regions, "scrub" inspects during operation, "agent"
 #           lets `lifeboat provision` and its friends talk to the board, "romfs" mounts the
-#           applications in flash, "userarea" gives them a disk without its region, "advice" has
-#           a sentence for each reason code on the console, "signed" is for boards that run only
-#           what their owner signed, "lock" (beside it) lets such a board close its console
+#           applications in flash, "userarea" gives them a disk without its region, "update"
+#           goes back to builds that copies hold, "advice" has a sentence for each reason code on
+#           the console, "signed" is for boards that run only what their owner signed, "lock"
+#           (beside it) lets such a board close its console
 options.defaults(arch="", drivers="", extras="")
 
 _CORE = (
@@ -45,6 +46,7 @@ _EXTRAS = {
     "partitioning": ("partitioning",),
     "romfs": ("romfs",),
     "scrub": ("scrub", "scrub_state", "patrol", "patrol_copies", "operation"),
+    "update": ("update",),
     "userarea": ("userarea",),
 }
 _MMIO = {"rv32": ("mmio", "kernels_copy"), "viper": ("mmio", "kernels_copy"), "": ("mmio",)}

@@ -6,7 +6,7 @@ include(
     "../../firmware/manifest.py",
     arch="viper",
     drivers="portflash sdspi",
-    extras="partitioning journal scrub romfs userarea",
+    extras="partitioning journal scrub romfs update userarea",
 )
 freeze(".", "board.py")
 freeze("..", "_boot.py")

@@ -6,7 +6,7 @@ include(
     "../../firmware/manifest.py",
     arch="viper",
     drivers="portflash sdspi",
-    extras="advice agent partitioning journal scrub romfs userarea",
+    extras="advice agent partitioning journal scrub romfs update userarea",
 )
 freeze(".", "board.py")
 freeze("..", "_boot.py")

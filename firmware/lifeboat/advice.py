@@ -6,6 +6,7 @@ ADVICE = {
     "backup-late": "no time for a backup at power-on; the scrubber makes it",
     "backup-none": "no disk has a good backup; make a region: lifeboat region create",
     "block-lost": "no good copy anywhere; attach a disk that has one or flash an image",
+    "build-none": "no copy of such a build is here; name one that is listed",
     "build-unknown": "disks hold code that never ran here; flash it if it is yours",
     "commit-crc": "a commit record is damaged; the slot is free",
     "commit-field": "a commit record is wrong; the slot is free",
@@ -67,11 +68,13 @@ ADVICE = {
     "region-place": "it is not where it was made; make the region anew",
     "region-version": "the region is too new; update the boot stage",
     "repair-limit": "the repair failed too often; replace the flash, lifeboat recover tries again",
+    "return-none": "nothing could bring the code in flash back; make its backup first",
     "set-other": "disks of another set; if they are to be this controller's: lifeboat adopt",
     "set-unclear": "unclear which set is the own one; take the others out, or lifeboat adopt SET",
     "signature-bad": "the signature does not fit; sign the image again, or distrust who gave it",
     "signature-none": "nobody signed this, and this board wants it signed: lifeboat image sign",
     "slot-small": "the code does not fit; make the region anew with larger slots",
+    "update-missing": "this boot stage can not change builds; freeze the extra update into it",
 }
 
 

@@ -38,11 +38,15 @@ try:
 except ImportError:
     change = None
 
-# So is the scrubber.
+# So are the scrubber, and other builds than the one in flash.
 try:
     from . import scrub_state
 except ImportError:
     scrub_state = None
+try:
+    from .update import Update
+except ImportError:
+    Update = None
 
 PROTOCOL = const(1)
 
@@ -260,11 +264,25 @@ class Agent(DiskAgent):
         """
         return self._power_on(unlimited=unlimited)
 
-    # What the session holds goes first: a power-on wants a block's worth of the heap in one piece.
-    def _power_on(self, **how):
+    def rollback(self, build):
+        """Make the flash hold a build of which a copy is here: 12 hex digits or more of its id.
+
+        The board is to be reset then.
+        """
+        if not Update:
+            raise LifeboatError("update-missing")
+        self._let_go()
+        manifest, count = Update(self._board, self._attached()).rollback(unhexlify(build))
+        return {"version": manifest.version, "written": count}
+
+    # What the session holds goes first: these want a block's worth of the heap in one piece.
+    def _let_go(self):
         self._devices = self._opened = None
         self._members, self._copies = [], {}
         self._scratch.drop()
+
+    def _power_on(self, **how):
+        self._let_go()
         return boot.power_on(self._board, **how).data
 
     # The memory

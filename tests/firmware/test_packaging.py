@@ -35,6 +35,7 @@ EXTRAS = {
     "scrub": {"scrub.py", "scrub_state.py", "patrol.py", "patrol_copies.py", "operation.py"},
     "romfs": {"romfs.py"},
     "signed": {"owner.py", "lms.py"},
+    "update": {"update.py"},
     "userarea": {"userarea.py"},
 }
 EXTRA = {"lifeboat/" + name for names in EXTRAS.values() for name in names}

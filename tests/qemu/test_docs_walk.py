@@ -44,7 +44,7 @@ else:
     key = pyhsslms.HssLmsPrivateKey("release")
     sys.stdout.buffer.write(key.sign(sys.stdin.buffer.read()))
 """
-PAGES = {"operations", "porting", "provisioning", "keys", "memory", "usb", "performance"}
+PAGES = {"update", "operations", "porting", "provisioning", "keys", "memory", "usb", "performance"}
 
 
 def printed(page):
@@ -259,6 +259,20 @@ class TestUnsigned:
         check.write_text(f"{text}\nimport board\n{last}\n")
         said = do.shell(f"./lifeboat mpremote connect {port} resume run {check}")
         assert "disk sata0: 10 checks passed" in said
+        do.end()
+
+    def test_update(self, walk, spec):
+        do = walk("update")
+        do.shell(IMAGE)
+        do.disks("a.img", "b.img")
+        do.shell("lifeboat region create --yes a.img b.img")
+        port = do.board(RUN, "a.img", "b.img")
+        do.shell(IMAGE.replace("code.img --version 1.0", "new.img --version 2.0"))
+        do.shell(f"lifeboat flash --yes --port {port} --image new.img")
+        said = do("lifeboat rollback --dry-run")
+        assert re.search(r"2\.0, build \w+, in flash", said) and "1.0, build" in said
+        assert re.search(r"running +.* 1\.0|1\.0, build", do("lifeboat rollback", more=" --yes"))
+        do("lifeboat rollback 1.0")  # it is in flash already
         do.end()
 
     def test_usb(self, walk, spec):

@@ -101,6 +101,8 @@ CODES = {
     "link-locked": "the board's console is locked",
     "no-agent": "the board's boot stage has no agent for these commands",
     "adopt-set": "there is no such set to adopt, or several",
+    "rollback-build": "no copy on the board's disks is of such a build, or several are",
+    "rollback-code": "the board does not run the build that it was to go back to",
     "drill": "the block that was damaged on purpose did not come back",
     "provision-backup": "the code runs, but not every member has its backup",
     "provision-code": "the code that was sent does not run",

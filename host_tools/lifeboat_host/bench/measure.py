@@ -47,6 +47,7 @@ _EXTRAS = (
     "romfs",
     "scrub",
     "signed",
+    "update",
     "userarea",
 )
 # Bytes of the drivers as of 0.1.0's first bench that held the core to 43 KB with one flash and one

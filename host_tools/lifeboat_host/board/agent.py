@@ -30,6 +30,7 @@ _COUNT = range(1 << 48)
 _ID = re.compile("[0-9a-f]{32}")  # of a set, of a region
 _KEY = re.compile("[0-9a-f]{16}")
 _BUILD = re.compile("[0-9a-f]{64}")
+_SHORT = re.compile("[0-9a-f]{12}")  # the first digits of a build id
 _WORD = range(1 << 32)
 _LBA = range(1 << 64)
 
@@ -55,7 +56,7 @@ _IDENTITY = {
 _CODE = {
     "product": str,
     "version": str,
-    "build": str,
+    "build": _SHORT,
     "blocks": BLOCKS,
     "crc": _COUNT,
     "blank": bool,
@@ -106,6 +107,7 @@ _ANSWERS: dict[str, Any] = {
     "check_copy": [BLOCKS],
     "power_on": REPORT,
     "adopt": REPORT,
+    "rollback": {"version": str, "written": BLOCKS},
     "memory": _MEMORY,
     "lock": _MEMORY,
     "remember": _MEMORY,

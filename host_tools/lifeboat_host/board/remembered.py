@@ -15,6 +15,8 @@ from lifeboat_host.model.reasons import ADVICE
 
 # States of members that the controller uses as its own.
 _OWN = ("level", "created", "mended", "stale")
+# The same, and members that it only reads.
+OF_OWN_SET = (*_OWN, "new", "claimed")
 
 _STATES = {
     "ok": "ok",

@@ -24,6 +24,7 @@ from lifeboat_host.commands import (
     options,
     provision,
     region,
+    rollback,
     test,
 )
 from lifeboat_host.commands import help as help_pages
@@ -100,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     board.add(commands, common)
     provision.add(commands, common)
     adopt.add(commands, common)
+    rollback.add(commands, common)
     key.add(commands, common)
     lock.add(commands, common)
     log.add(commands, common)
