@@ -23,10 +23,13 @@ PICO_CUTS = int(os.environ.get("LIFEBOAT_CUTS", "5"))
 KEEP = ["none", "all", "last", "random"]
 
 
-def power_on(rig, cut_at=None, torn=0):
-    """A power-on, all media in a lab. Returns (report or None, operations, the cut one)."""
+def power_on(rig, cut_at=None, torn=0, then=None):
+    """A power-on, all media in a lab. Returns (report or None, operations, the cut one).
+
+    then: what is run at the REPL after it.
+    """
     if rig.small:
-        return power_on_pico(rig, cut_at, torn)
+        return power_on_pico(rig, cut_at, torn, then)
     with faulty_media.Lab(cut_at=cut_at, torn=torn, on_cut=lambda: board.kill()) as lab:
         flash = lab.export("flash", faulty_media.FileStore(rig.flash), volatile=False)
         drives = [lab.export(p.stem, faulty_media.FileStore(p)) for p in rig.drives]
@@ -38,6 +41,10 @@ def power_on(rig, cut_at=None, torn=0):
         try:
             with board:
                 report = board.power_on_report()
+                if then:
+                    board.repl(interrupt=True)
+                    out, error = board.run(then, 300)
+                    assert not error, out + error
         except LifeboatError as error:
             assert error.code == "board-ended", error
             report = None
@@ -48,11 +55,15 @@ def power_on(rig, cut_at=None, torn=0):
         return report, lab.count, lab.cut_op
 
 
-def power_on_pico(rig, cut_at, torn):
+def power_on_pico(rig, cut_at, torn, then):
     """The same by the emulator, which counts operations itself: its card has no cache."""
     with rig.board(cut_at=cut_at or 0, torn=bool(torn)) as board:
         try:
             report = board.power_on_report()
+            if then:
+                board.repl(interrupt=True)
+                out, error = board.run(then, 600)
+                assert not error, out + error
         except LifeboatError as error:
             assert error.code == "board-ended", error
             board.wait()
@@ -64,7 +75,7 @@ def power_on_pico(rig, cut_at, torn):
     return report, len(done), Cut(len(done), {"card": "disk"}.get(device, device), name)
 
 
-def again_and_again(rig, prepare, check, step):
+def again_and_again(rig, prepare, check, step, then):
     """Cut a power-on, then the one that goes on from there, and so on: a power-on takes long here.
 
     step: operations until each cut. What is left is more than that each time.
@@ -74,7 +85,7 @@ def again_and_again(rig, prepare, check, step):
     rng = random.Random(step)
     for _ in range(PICO_CUTS):
         n = rng.randint(1, step)
-        report, count, op = power_on(rig, cut_at=n, torn=rng.choice((0, 1)))
+        report, count, op = power_on(rig, cut_at=n, torn=rng.choice((0, 1)), then=then)
         assert report is None and count == n, f"cut {n} was not reached"
         kinds.add((op.export, op.name))
     check(rig, n)
@@ -87,16 +98,19 @@ class Cut(NamedTuple):
     name: str
 
 
-def cut_all(sweep, rig, tmp_path, prepare, check):
-    """Cut a power-on at CUTS places spread over all its operations; check what follows."""
+def cut_all(sweep, rig, tmp_path, prepare, check, then=None):
+    """Cut a power-on, and what is run `then`, at CUTS places spread over all operations; check
+    what follows.
+    """
     scratch = tmp_path / "whole"
     scratch.mkdir()
     whole = rig.copy_to(scratch)
     prepare(whole)
-    report, operations, _ = power_on(whole)
+    report, operations, _ = power_on(whole, then=then)
     assert report["verdict"] == "RUN" and operations >= CUTS
     if rig.small:
-        return again_and_again(rig, prepare, check, max(1, operations // (PICO_CUTS + 1)))
+        step = max(1, operations // (PICO_CUTS + 1))
+        return again_and_again(rig, prepare, check, step, then)
     rng = random.Random(operations)
     places = sorted(rng.sample(range(1, operations + 1), CUTS - 2) + [1, operations])
     kinds = set()
@@ -107,7 +121,7 @@ def cut_all(sweep, rig, tmp_path, prepare, check):
         victim = rig.copy_to(scratch)
         prepare(victim)
         sweep.shows(flash=victim.flash, **{path.stem: path for path in victim.drives})
-        report, count, op = power_on(victim, cut_at=n, torn=tears[n])
+        report, count, op = power_on(victim, cut_at=n, torn=tears[n], then=then)
         assert report is None and count == n and op.number == n, f"cut {n} was not reached"
         kinds.add((op.export.rstrip("01"), op.name))
         check(victim, n)
@@ -156,3 +170,26 @@ def test_recovering_is_cut(sweep, small, tmp_path):
 
     kinds = cut_all(sweep, small, tmp_path, prepare, check)
     assert kinds & {("flash", "write"), ("flash", "program")} or not sweep.whole
+
+
+@pytest.mark.slow
+def test_going_back_is_cut(sweep, small, tmp_path):
+    """A person goes back to the build before; after a cut it is one of both, with both copies."""
+    old = bytes(small.good)
+    small.make_image(2 * MB, version="2.0", seed=2)
+    report, _ = small.power_on()
+    assert report["verdict"] == "RUN" and report["version"] == "2.0"
+    new = bytes(small.good)
+    ends = set()
+
+    def check(rig, n):
+        report, _ = rig.power_on()
+        assert report["verdict"] == "RUN", (n, report)
+        assert rig.content() == {"1.0": old, "2.0": new}[report["version"]], n
+        assert all(rig.copies(drive) == {"1.0": [], "2.0": []} for drive in rig.drives), n
+        ends.add(report["version"])
+
+    back = "import board; from lifeboat import update; update.rollback(board, '1.0')"
+    kinds = cut_all(sweep, small, tmp_path, lambda rig: None, check, back)
+    assert ("flash", "write") in kinds or ("flash", "program") in kinds or not sweep.whole
+    assert "2.0" in ends or not sweep.whole
