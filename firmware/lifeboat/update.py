@@ -30,7 +30,7 @@ class Update:
     """The code in flash, and the builds that copies of the own set hold. For a person's session.
 
     board: as for boot.power_on(), its disks started; disks: those to use, default all. manifest:
-    of intact code in flash, else None. Raises LifeboatError, OSError as the flash driver does.
+    the trusted one in flash, or None. Raises LifeboatError, OSError as the flash driver does.
     """
 
     def __init__(self, board, disks=None):
@@ -46,15 +46,15 @@ class Update:
         self.report = Report()
         self._members = survey(disks or list(board.disks()), board.REGION_LBAS, self.report)
         choose_own(self._members, trust, self.report)
+        self.manifest, self._bad = None, ()
         try:
             found = inspect(flash, trust)
+            self.manifest, self._bad = found.manifest, found.bad
         except LifeboatError as error:
             if error.code == "manifest-version":
                 raise
-            found = None
-        if found and found.manifest.read_only:
+        if self.manifest and self.manifest.read_only:
             raise LifeboatError("manifest-version")
-        self.manifest = found.manifest if found and found.intact else None
 
     def builds(self):
         """Yield (Manifest, Copy) of each build in a copy that may run here, the newest first."""
@@ -104,15 +104,17 @@ class Update:
         act(flash, plan, scratch, self.report, trust.memory)
         return manifest, len(bad)
 
-    # Make sure that a copy has what is about to be overwritten, if that is whole.
+    # Make sure that copies have what is about to be overwritten, unless that is lost already.
     def _keep(self, blocks):
-        now = self.manifest
+        now, scratch = self.manifest, self._scratch
         if not now:
             return
-        blocks = [block for block in blocks if block < now.block_count]
-        kept = Plan(now, blocks, None, self._members, self._trust, True)
+        kept = Plan(now, self._bad, None, self._members, self._trust, True)
         kept.good = now.right
-        if not manifest_copy_of(self._members, now) or kept.complete(self._scratch, False).lost:
+        if kept.complete(scratch, False).lost:
+            return
+        kept.bad = [block for block in blocks if block < now.block_count]
+        if not manifest_copy_of(self._members, now) or kept.complete(scratch, False).lost:
             raise LifeboatError("return-none")
 
 

@@ -168,6 +168,14 @@ def test_the_code_in_flash_is_not_given_up_without_a_way_back(board):
     assert board.power.log == []
 
 
+def test_nor_is_code_that_could_still_be_repaired(board):
+    board.supply(Power())
+    board.nor.data[3 * sim.ERASE] ^= 1  # the copies have this block
+    rot(board, "2.0", 4)  # and the flash that one
+    assert code_of(update.rollback, board, "1.0") == "return-none"
+    assert board.power.log == []
+
+
 def test_nor_when_no_copy_has_its_manifest(board):
     board.supply(Power())
     for disk in board.drives:
