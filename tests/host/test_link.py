@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import select
 import struct
 import threading
 import time
@@ -274,6 +275,26 @@ class Starting(Board):
 
 def test_a_board_that_is_starting_is_waited_for(board, impatient):
     one = board(lambda code: (b"1\r\n", b""), kind=Starting)
+    with Link(one.port, 20) as link:
+        assert link.eval("1") == 1
+
+
+class Draining(Board):
+    """Was left in the middle of an exchange: it throws away what comes until nothing does, and
+    is slow, so that its moment without anything is longer than a first attempt.
+    """
+
+    def run(self):
+        while select.select([self.master], [], [], 1.2)[0]:
+            self.hear()
+        super().run()
+
+
+def test_a_slow_board_that_was_left_in_an_exchange_is_given_its_pause(
+    board, impatient, monkeypatch
+):
+    monkeypatch.setattr(links, "_LONGEST_S", 2)
+    one = board(lambda code: (b"1\r\n", b""), kind=Draining)
     with Link(one.port, 20) as link:
         assert link.eval("1") == 1
 

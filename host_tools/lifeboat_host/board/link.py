@@ -28,7 +28,8 @@ from lifeboat_host.model.report import parse_line
 _POLL_S = 0.5  # how long one read of the port waits
 _WRITE_S = 10  # until the other side must have taken what was written
 _CONNECT_S = 30
-_ATTEMPT_S = 2  # and twice as long with every attempt
+_ATTEMPT_S = 2  # and twice as long with every attempt, up to
+_LONGEST_S = 8
 _SETTLE_S = 0.2  # of silence: the board has nothing more to say
 _NOISE_S = 2  # for which we listen to a board that does not stop talking
 _COME_BACK_S = 20  # for a USB port to be there again after a reset
@@ -288,7 +289,7 @@ class Link(AbstractContextManager["Link"]):
                 except (_Timeout, TransportError, struct.error):
                     if time.monotonic() >= end:
                         raise _Timeout from None
-                    attempt *= 2
+                    attempt = min(2 * attempt, _LONGEST_S)
 
     # Whether what comes is the answer to what was asked, and not to something earlier.
     def _answers(self, transport: SerialTransport) -> bool:
