@@ -1,5 +1,6 @@
 """journal.py and `lifeboat log`: rings made by hand from docs/format.md, in every state."""
 
+import gc
 import json
 import random
 import re
@@ -316,8 +317,14 @@ def test_to_put_a_journal_in_order_costs_what_its_length_does(disk_file):
         assert len(journal.merge(two).sessions) == count
         return time.process_time() - start
 
-    # The square of it would be 64 times as much.
-    assert cost(16000) < 24 * cost(2000)
+    # The square of it would be 64 times as much. Neighbours and the garbage collector only add:
+    # the least of some tries is what it costs.
+    gc.disable()
+    try:
+        least = {count: min(cost(count) for _ in range(5)) for count in (2000, 16000)}
+    finally:
+        gc.enable()
+    assert least[16000] < 24 * least[2000]
 
 
 def test_a_session_whose_beginning_is_gone_is_found_by_what_it_shares(disk_file):
