@@ -269,7 +269,7 @@ def test_a_usb_disk_pulled_during_operation_keeps_nothing_from_running(usb_only)
 
 @pytest.mark.parametrize("places", [3, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("what", ["creating", "recovering"])
-def test_power_cuts(usb_only, tmp_path, monkeypatch, what, places):
+def test_power_cuts(sweep, usb_only, tmp_path, monkeypatch, what, places):
     monkeypatch.setattr(cuts, "CUTS", places)
     test = {"creating": cuts.test_creating_is_cut, "recovering": cuts.test_recovering_is_cut}
-    test[what](usb_only, tmp_path)
+    test[what](sweep, usb_only, tmp_path)
