@@ -127,6 +127,7 @@ def cut_all(sweep, rig, tmp_path, prepare, check, then=None):
         check(victim, n)
         for path in [victim.flash, *victim.drives]:
             path.unlink(missing_ok=True)
+    assert len(places) == CUTS
     return kinds
 
 
