@@ -10,7 +10,7 @@
 #           "journal" keeps a log in the regions, "scrub" inspects during operation, "agent"
 #           lets `lifeboat provision` and its friends talk to the board, "romfs" mounts the
 #           applications in flash, "userarea" gives them a disk without its region, "update"
-#           goes back to builds that copies hold, "advice" has a sentence for each reason code on
+#           tries new builds and goes back to older ones, "advice" has a sentence for each reason code on
 #           the console, "signed" is for boards that run only what their owner signed, "lock"
 #           (beside it) lets such a board close its console
 options.defaults(arch="", drivers="", extras="")
@@ -46,7 +46,7 @@ _EXTRAS = {
     "partitioning": ("partitioning",),
     "romfs": ("romfs",),
     "scrub": ("scrub", "scrub_state", "patrol", "patrol_copies", "operation"),
-    "update": ("update",),
+    "update": ("update", "stage", "trial", "trying"),
     "userarea": ("userarea",),
 }
 _MMIO = {"rv32": ("mmio", "kernels_copy"), "viper": ("mmio", "kernels_copy"), "": ("mmio",)}

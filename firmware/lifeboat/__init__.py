@@ -3,9 +3,13 @@
 from .boot import power_on, report, start
 from .errors import LifeboatError
 
-# An extra: not every board runs its code from here.
+# Extras: not every board runs its code from here, or tries new builds.
 try:
     from .romfs import mount, segments
+except ImportError:
+    pass
+try:
+    from .trial import confirm, reject
 except ImportError:
     pass
 

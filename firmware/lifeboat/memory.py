@@ -10,8 +10,8 @@ from .kernels import blank, crc32
 # magic major minor header_size epoch page_size mirror_size incompat ro_compat uid_size uid
 _HEADER = const("<8sBBHIIIIIB32s")
 # By kind: set_id region_id first_lba sectors lba_size index count name; set_id count zeros crc;
-# build_id counter version; build_id; block count; counter; keys and lock as they are
-_KINDS = ("", "<16s16sQQIHH24s", "<16sHHI", "<32sI24s", "<32s", "<II", "<I") + ("<240s",) * 2
+# build_id counter version; build_id; block count; counter; keys, lock and trial as they are
+_KINDS = ("", "<16s16sQQIHH24s", "<16sHHI", "<32sI24s", "<32s", "<II", "<I") + ("<240s",) * 3
 _EIO = const(5)
 _SIZE = const(256)  # of the header and of a record
 _PAGES = const(64)  # of a mirror that are used
@@ -25,10 +25,10 @@ _SET = const(2)
 _BUILD = const(3)
 _FAILED = const(5)
 _COUNTER = const(6)
-_NEWEST = const(8)  # of the kinds that are known
+_NEWEST = const(9)  # of the kinds that are known
 
 # Where in a record ends what it is about, by kind: a newer one about the same replaces it.
-_ABOUT = const(b"\xff\x08\x08\x28\x28\x0c\x08\x08\x08")
+_ABOUT = const(b"\xff\x08\x08\x28\x28\x0c\x08\x08\x08\x08")
 
 
 # The records that still mean something, of live ones and newer ones. A record is the bytes 4 to

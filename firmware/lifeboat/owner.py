@@ -261,7 +261,7 @@ class Owner:
         """
         report = power_on.report
         try:
-            if power_on.found.intact and report.runs:
+            if power_on.found.intact and report.runs and not getattr(power_on, "trying", False):
                 self._settle(power_on)
         except LifeboatError as error:
             report.reason(error.code, "flash", error.detail)

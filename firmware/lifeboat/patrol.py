@@ -27,6 +27,13 @@ try:
     from .journal import Log
 except ImportError:
     Log = None
+try:
+    from .trial import is_open
+except ImportError:
+
+    def is_open(_):
+        return False
+
 
 
 class Patrol(CopyPatrol):
@@ -105,7 +112,7 @@ class Patrol(CopyPatrol):
         yield from self.look_at_memory()
         for member in self._members:
             behind = member.writable and member.backup not in (LEVEL, CREATED)
-            if self._clear and behind and not self.manifest.read_only:
+            if self._clear and behind and not (self.manifest.read_only or is_open(self._memory)):
                 if self._may_mend((member.name, "backup")):
                     yield from self._guarded(self._create(member))
 

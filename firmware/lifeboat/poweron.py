@@ -29,7 +29,10 @@ _READS = const(4)
 
 
 class PowerOn:
-    """One power-on: steps that hand on what they found, ended by a note that always runs."""
+    """One power-on: steps that hand on what they found, ended by a note that always runs.
+
+    Where new builds are tried, trying.PowerOn has recover() and finish() of its own.
+    """
 
     def __init__(self, board, report, adopt, unlimited):
         self.board = board
@@ -58,8 +61,9 @@ class PowerOn:
             report.attempt("internal", "", self.trust.owner.end, self)
         if record and self.members:
             report.attempt("internal", "journal", record, self.members, report)
-            writes = [m.region.disk.writes for m in self.members if m.region]
-            report.data["disk_writes"] = sum(writes)
+            for member in self.members:
+                if member.region:
+                    report.data["disk_writes"] += member.region.disk.writes
 
     def _steps(self):
         report, board = self.report, self.board
@@ -76,13 +80,13 @@ class PowerOn:
             report.describe(found.manifest)
         self._remember(found.manifest)
         self._survey()
-        plan = self._recover() if found.damaged and self.flash else None
+        plan = self.recover()
         found = self.found
         self._tell_bad(found.manifest, found.bad)
         self._time("recover")
         if found.intact:
             report.describe(found.manifest)
-            report.attempt("internal", "backup", self._finish, found.manifest, plan)
+            report.attempt("internal", "backup", self.finish, found.manifest, plan)
         self._time("backup")
 
     def _time(self, name):
@@ -96,10 +100,9 @@ class PowerOn:
             if not self.flash:
                 self._open()
             self.found = inspect(self.flash, self.trust)
-        except LifeboatError as error:
-            self.found = Inspection(error.code, error.detail)
-        except OSError as error:
-            self.found = Inspection("flash-failed", error.args and error.args[-1])
+        except (LifeboatError, OSError) as error:
+            code = getattr(error, "code", "flash-failed")
+            self.found = Inspection(code, error.args and error.args[-1])
 
     def _open(self):
         board = self.board
@@ -147,11 +150,7 @@ class PowerOn:
 
     # code: of an OSError.
     def _blame(self, code, error):
-        if isinstance(error, LifeboatError):
-            code, detail = error.code, error.detail
-        else:
-            detail = error.args[-1]
-        self.report.reason(code, "flash", detail)
+        self.report.reason(getattr(error, "code", code), "flash", error.args[-1])
 
     # S2: whose the disks are.
     def _survey(self):
@@ -164,14 +163,20 @@ class PowerOn:
         self.watch.limited = found.intact
         tries = 1 if found.intact else _PATIENCE
         self.members = members.survey(disks, board.REGION_LBAS, report, tries, self.watch)
+        flash = self.flash
+        if flash and not self.unlimited:  # I11
+            readable = 0
+            for member in self.members:
+                readable += member.readable
+            self.scratch.left = _READS * max(readable, 1) * flash.blocks * flash.block_size
         self.clear = checking.choose_own(self.members, self.trust, report, self.adopt)
 
-    # S4. Returns the Plan that was carried out.
-    def _recover(self):
-        report, flash, found, scratch = self.report, self.flash, self.found, self.scratch
-        if not self.unlimited:
-            readable = sum([m.readable for m in self.members])
-            scratch.left = _READS * max(readable, 1) * flash.blocks * flash.block_size
+    def recover(self):
+        """S4. Returns the Plan that was carried out, or None."""
+        report, flash, found = self.report, self.flash, self.found
+        if not (found.damaged and flash):
+            return None
+        scratch = self.scratch
         for _ in range(_PLANS):
             try:
                 plan = recovery.assess(flash, found, self.members, self.trust, scratch)
@@ -202,9 +207,9 @@ class PowerOn:
         if flash.erases:
             self._inspect()
 
-    # The own set and the build are learned from intact code only, and the backup is made of
-    # nothing else.
-    def _finish(self, manifest, plan):
+    def finish(self, manifest, plan):
+        """The own set and the build are learned from intact code only, and the backup is made of
+        nothing else."""
         self.scratch.left, self.watch.limited = None, True
         self._learn(manifest)
         checking.check(self.members, manifest, self.trust)
@@ -322,10 +327,9 @@ class PowerOn:
         if data["lost"] or self._no_backup:
             report.reason("block-lost", "flash", "" if data["lost"] else "no backup")
             # Code that disks hold and that never ran here is told, not restored.
-            if memory.builds and any(
-                c.commit and memory.age(c.commit.build) < 0 for c in members.copies(here)
-            ):
-                report.reason("build-unknown")
+            for copy in members.copies(here) if memory.builds else ():
+                if copy.commit and memory.age(copy.commit.build) < 0:
+                    report.reason("build-unknown")
 
 
 # Free the slots of copies that could not be mended, unless the new copy took them.

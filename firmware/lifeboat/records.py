@@ -229,10 +229,13 @@ class Region:
                 return False
         return True
 
-    def commit(self, slot, unit):
-        """Return the Commit of a slot, or raise LifeboatError; unit: scratch of UNIT bytes."""
+    def commit(self, slot, unit, magic=b"LBCOMMIT"):
+        """Return the Commit of a slot, or raise LifeboatError; unit: scratch of UNIT bytes.
+
+        magic: of a candidate's record it is another, and nothing else.
+        """
         self.read(self.slot_at(slot), unit)
-        return Commit(unit, self, slot)
+        return Commit(unit, self, slot, magic)
 
     def holds_manifest(self, slot, manifest, unit):
         """Return whether a slot holds just this manifest; unit: scratch of UNIT bytes."""
@@ -258,16 +261,16 @@ class Region:
         self.write(self.slot_at(slot), bytearray(UNIT))
         self.flush()
 
-    def write_commit(self, slot, manifest, generation, unit):
+    def write_commit(self, slot, manifest, generation, unit, magic=b"LBCOMMIT"):
         """Commit a slot, on the medium, and read the record back; unit: scratch."""
         record = bytearray(_RECORD)
         pack_into(
-            _COMMIT, record, 0, b"LBCOMMIT", _MAJOR, _MINOR, _RECORD, slot, self.region_id,
+            _COMMIT, record, 0, magic, _MAJOR, _MINOR, _RECORD, slot, self.region_id,
             manifest.build, generation, *manifest.sizes, 0, 0, manifest.security_counter,
         )  # fmt: skip
         seal(record)
         self._write_record(self.slot_at(slot), record, unit)
-        return Commit(record, self, slot)
+        return Commit(record, self, slot, magic)
 
 
 class Commit:
@@ -277,8 +280,8 @@ class Commit:
     has; read_only: the slot is neither given up nor mended.
     """
 
-    def __init__(self, buf, region, slot):
-        fields = _fields(buf, "commit", b"LBCOMMIT", _COMMIT, _COMMIT_INCOMPAT)
+    def __init__(self, buf, region, slot, magic=b"LBCOMMIT"):
+        fields = _fields(buf, "commit", magic, _COMMIT, _COMMIT_INCOMPAT)
         self.build, generation = fields[6:8]
         self.sizes = sizes = fields[8:11]
         if (

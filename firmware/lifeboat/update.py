@@ -1,18 +1,19 @@
-"""Other code than what is in flash: a person goes back to a build of which a copy is here.
+"""Other code than what is in flash: a build that the disks hold, or offer.
 
     >>> import board
     >>> from lifeboat import update
     >>> update.rollback(board)              # which builds are here
     >>> update.rollback(board, "1.0")       # or the first digits of a build id
+    >>> update.accept(board, "2.0")         # try what a disk offers
 
-Then reset the board.
+Then reset the board. New builds from other sources: stage.py.
 """
 
 from binascii import hexlify
 
 from micropython import const
 
-from . import running
+from . import running, trial
 from .blockdev import Scratch
 from .checking import choose_own
 from .codeflash import CodeFlash
@@ -26,7 +27,42 @@ from .trust import Trust
 _DIGITS = const(4)
 
 
-class Update:
+class Session:
+    """The devices of a board: its flash, what it trusts, and the members of its own set."""
+
+    def __init__(self, board, disks):
+        self.board = board
+        self._flash = flash = CodeFlash(board.flash(), board.BLOCK_SIZE)
+        self._trust = trust = Trust(board, flash).recall()
+        self._scratch = Scratch(flash.block_size)
+        owner = trust.owner
+        if owner.vague if owner else getattr(board, "UNSIGNED", False) is not True:
+            raise LifeboatError("policy")
+        if trial.Trial(trust.memory).open:
+            raise LifeboatError("trial-open")
+        self.report = Report()
+        self._members = survey(disks or list(board.disks()), board.REGION_LBAS, self.report)
+        choose_own(self._members, trust, self.report)
+
+    def try_next(self, new, starts):
+        """Let the next power-on begin the trial of a manifest's build."""
+        # What the scrubber wrote into the memory meanwhile is not in what was read before.
+        trust = Trust(self.board, self._flash).recall()
+        now = self._flash.manifest(trust)[0]
+        memory = trust.memory
+        if not (trust.remembers and memory.writable and trust.declares_memory(now)):
+            raise LifeboatError("memory-none")
+        starts = starts or getattr(self.board, "TRIAL_STARTS", trial.STARTS)
+        trial.Trial(memory).begin(new, now, starts)
+        trial.staging = False
+        area = self.board.retained()
+        if area:  # not even a soft reset is to believe the last verdict
+            area[:4] = bytes(4)
+        if running.report:  # a scrubber begins again, with this memory
+            running.report = Report(running.report.data)
+
+
+class Update(Session):
     """The code in flash, and the builds that copies of the own set hold. For a person's session.
 
     board: as for boot.power_on(), its disks started; disks: those to use, default all. manifest:
@@ -37,18 +73,10 @@ class Update:
         # Neither a scrubber nor a soft reset may believe the last verdict from here on.
         running.attended = True
         self._area = board.retained()
-        self._flash = flash = CodeFlash(board.flash(), board.BLOCK_SIZE)
-        self._trust = trust = Trust(board, flash).recall()
-        self._scratch = Scratch(flash.block_size)
-        owner = trust.owner
-        if owner.vague if owner else getattr(board, "UNSIGNED", False) is not True:
-            raise LifeboatError("policy")
-        self.report = Report()
-        self._members = survey(disks or list(board.disks()), board.REGION_LBAS, self.report)
-        choose_own(self._members, trust, self.report)
+        super().__init__(board, disks)
         self.manifest, self._bad = None, ()
         try:
-            found = inspect(flash, trust)
+            found = inspect(self._flash, self._trust)
             self.manifest, self._bad = found.manifest, found.bad
         except LifeboatError as error:
             if error.code == "manifest-version":
@@ -69,6 +97,16 @@ class Update:
                     seen.append(manifest.build)
                     yield manifest, copy
 
+    def offers(self):
+        """Yield (Manifest, Copy) of each build that a candidate holds whole, whoever made it."""
+        seen = []
+        for copy, record in trial.candidates(self._members):
+            if record.build not in seen:
+                manifest = trial.load(copy, record, self._trust)
+                if manifest and self._trust.leaves_memory(manifest):
+                    seen.append(manifest.build)
+                    yield manifest, copy
+
     def known(self, manifest):
         """Return whether a build has run here."""
         return self._trust.memory.age(manifest.build) >= 0
@@ -81,15 +119,7 @@ class Update:
         the next power-on after a power cut restores what was here before. Order: blocks, then
         the manifest; see recovery.act().
         """
-        chosen = None
-        for found in self.builds():
-            if found[0].build.startswith(build):
-                if chosen:
-                    raise LifeboatError("build-none", "more than one")
-                chosen = found
-        if not chosen:
-            raise LifeboatError("build-none")
-        manifest, copy = chosen
+        manifest, copy = _only(self.builds(), build)
         flash, trust, scratch = self._flash, self._trust, self._scratch
         bad = damaged_blocks(flash, manifest)
         plan = Plan(manifest, bad, copy, self._members, trust, True)
@@ -103,6 +133,21 @@ class Update:
             self._area[:4] = bytes(4)
         act(flash, plan, scratch, self.report, trust.memory)
         return manifest, len(bad)
+
+    def accept(self, build, starts=None):
+        """Let the next power-on try a build that a candidate holds; return its Manifest.
+
+        build, starts: as for rollback() and Stage.arm(). Every block is read. A person's word:
+        that it was rejected before does not matter.
+        """
+        manifest, _ = _only(self.offers(), build)
+        if not self.manifest or self._bad:
+            raise LifeboatError("return-none")
+        for copy in trial.take(self._members, manifest.build):
+            if trial.whole(copy, manifest, self._scratch):
+                self.try_next(manifest, starts)
+                return manifest
+        raise LifeboatError("block-lost", manifest.version)
 
     # Make sure that copies have what is about to be overwritten, unless that is lost already.
     def _keep(self, blocks):
@@ -118,9 +163,29 @@ class Update:
             raise LifeboatError("return-none")
 
 
-# Whether these are digits of an id, and so many that nobody means a version.
-def _begins(told, digits):
-    return len(digits) >= _DIGITS and told.startswith(digits.lower())
+# The one of some (Manifest, Copy) whose build id begins so.
+def _only(found, build):
+    fitting = [one for one in found if one[0].build.startswith(build)]
+    if len(fitting) != 1:
+        raise LifeboatError("build-none", "more than one" if fitting else "")
+    return fitting[0]
+
+
+# Print some of an Update's builds; the id of the one that is meant, a version or the first digits
+# of an id, so many that nobody means a version.
+def _chosen(update, found, wanted):
+    fitting = []
+    for manifest, copy in found:
+        told = hexlify(manifest.build).decode()
+        here = update.manifest and update.manifest.build == manifest.build
+        note = "in flash" if here else "" if update.known(manifest) else "never ran here"
+        print(manifest.version, told[:12], copy.member.name, note)
+        begins = wanted and len(wanted) >= _DIGITS and told.startswith(wanted.lower())
+        if begins or manifest.version == wanted:
+            fitting.append(manifest.build)
+    if wanted and len(fitting) != 1:
+        raise LifeboatError("build-none", wanted)
+    return fitting[0] if wanted else None
 
 
 def rollback(board, wanted=None):
@@ -131,18 +196,20 @@ def rollback(board, wanted=None):
     """
     board.start()
     update = Update(board)
-    fitting = []
-    for manifest, copy in update.builds():
-        told = hexlify(manifest.build).decode()
-        here = update.manifest and update.manifest.build == manifest.build
-        note = "in flash" if here else "" if update.known(manifest) else "never ran here"
-        print(manifest.version, told[:12], copy.member.name, note)
-        if wanted and (manifest.version == wanted or _begins(told, wanted)):
-            fitting.append(manifest.build)
-    if not wanted:
+    build = _chosen(update, update.builds(), wanted)
+    if not build:
         print("to go back to one: rollback(board, 'its version or first digits')")
         return
-    if len(fitting) != 1:
-        raise LifeboatError("build-none", wanted)
-    manifest, count = update.rollback(fitting[0])
+    manifest, count = update.rollback(build)
     print("%s is in flash, %d blocks were written; reset the board" % (manifest.version, count))
+
+
+def accept(board, wanted=None):
+    """Print the builds that the disks offer; with `wanted`, as for rollback(), try that one."""
+    board.start()
+    update = Update(board)
+    build = _chosen(update, update.offers(), wanted)
+    if not build:
+        print("to try one: accept(board, 'its version or first digits')")
+        return
+    print("%s is tried at the next power-on; reset the board" % update.accept(build).version)

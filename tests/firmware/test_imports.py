@@ -13,11 +13,14 @@ HOST = ROOT / "host_tools" / "lifeboat_host"
 LEVELS = [
     # what people and applications call
     {"__init__", "agent", "partitioning"},
+    {"stage"},
     {"update"},
     {"boot", "romfs", "scrub", "agent_disks", "lock"},
+    {"trying"},
     # the flow at power-on, and the one in operation
     {"poweron", "patrol"},
     {"patrol_copies", "operation", "scrub_state"},
+    {"trial"},
     # policy: deciding and doing
     {"creating", "recovery"},
     {"checking", "inspecting"},
@@ -44,9 +47,9 @@ def level(name):
     return next(i for i, names in enumerate(LEVELS) if name in names)
 
 
-# What MicroPython supplies.
+# What MicroPython supplies, and the board: its own module.
 BUILT_IN = {
-    "array", "asyncio", "binascii", "deflate", "errno", "hashlib", "io", "json", "machine",
+    "array", "asyncio", "binascii", "board", "deflate", "errno", "hashlib", "io", "json", "machine",
     "micropython", "os", "select", "struct", "sys", "time", "uctypes", "vfs",
 }  # fmt: skip
 

@@ -702,7 +702,13 @@ def size_rows(plan: Plan, needed: dict[str, int], extras: dict[str, int]) -> Ite
         yield Row(f"size, {name}", what, "KB", now / _KB, limit=limit, note=note)
     if bus:
         yield Row("size, bus", "frozen size, the bus", "KB", bus / _KB)
-    for key, names, limit in ("signed", ("owner", "lms"), 6), ("lock", ("lock",), 3):
+    for key, names, limit in (
+        ("signed", ("owner", "lms"), 6),
+        ("lock", ("lock",), 3),
+        ("stage", ("stage",), 5),
+        ("update", ("update",), 5),
+        ("trial", ("trial", "trying"), None),
+    ):
         size = sum(extras[f"{name}.py"] for name in names) / _KB
         what = f"frozen size, the extra {key}"
         yield Row(f"size, {key}", what, "KB", size, limit=limit)

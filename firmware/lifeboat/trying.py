@@ -1,0 +1,256 @@
+"""A power-on while a new build is tried: program it, count its starts, go back.
+
+The trial's record, not the manifest in flash, says what the flash is meant to hold. It turns round
+once: forward to the new build, then back to the old one.
+"""
+
+from binascii import hexlify
+
+from micropython import const
+
+from . import poweron, running
+from .errors import LifeboatError
+from .inspecting import damaged_blocks
+from .members import LEVEL, copies
+from .recovery import Plan, act, manifest_copy_of
+from .trial import (
+    DROPPED, RETURNED, STARTS, TRYING, Trial, candidates, load, take,
+)  # fmt: skip
+
+# How often programming begins in one direction.
+_BEGINNINGS = const(3)
+
+# How often it is planned again after copies turned out to be wrong on the way.
+_PLANS = const(4)
+
+
+class PowerOn(poweron.PowerOn):
+    """A power-on that knows of trials; without one it is as any other."""
+
+    trial = None
+    trying = False  # whether the build that will run is not settled
+    repairs = 0
+
+    # S4 of a trial: what its record wants in place of what the manifest in flash wants.
+    def recover(self):
+        found = self.found
+        self.trial = trial = Trial(self.trust.memory)
+        if self.flash and trial.open and found.why != "policy":
+            if found.why != "manifest-version" and not (found.manifest and found.manifest.read_only):
+                try:
+                    return self._go_on()
+                except LifeboatError as error:  # the memory takes no record: go on without it
+                    self._blame("memory-failed", error)
+                    self._inspect()
+        return super().recover()
+
+    def finish(self, manifest, plan):
+        if not self.trying:
+            super().finish(manifest, plan)
+            try:
+                if not self._accept_offer(manifest):
+                    return
+                self.trial = Trial(self.trust.memory)
+                self._go_on()
+            except LifeboatError as error:
+                self._blame("memory-failed", error)
+            if not self.trying or not self.found.intact:
+                return
+            self.report.describe(self.found.manifest)
+        self._start()
+
+    # Returns the plan of another recovery, or None.
+    def _go_on(self):
+        trial, report, found = self.trial, self.report, self.found
+        self.watch.limited = False  # all of both builds is read
+        if self.unlimited:
+            trial.begun = 0
+        if found.intact and found.manifest.build not in (trial.build, trial.old):
+            # A person has programmed other code meanwhile.
+            trial.end(DROPPED, "flash-changed")
+            report.reason("trial-dropped", "flash", trial.version)
+            return super().recover()
+        self.trying = True
+        if trial.state == TRYING:
+            why = self._why_not() or self._reach(trial.build)
+            if not why:
+                return None
+            if why == "trial-waits":
+                report.reason(why, "flash", trial.version)
+                return None
+            trial.turn(why)
+        why = self._reach(trial.old)
+        if not why:
+            self._come_back()
+        else:
+            report.reason("trial-stuck", "flash", "%s, %s" % (trial.version, trial.old_version))
+            report.reason(why, "flash")
+        return None
+
+    def _why_not(self):
+        trial = self.trial
+        if trial.starts >= trial.limit:
+            return "trial-starts"
+        if trial.starts and not running.attended and _barked():
+            return "trial-watchdog"
+        return ""
+
+    # Make the flash hold a build of the trial; returns why it can't, "" when it does.
+    def _reach(self, build):
+        why = ""
+        for _ in range(_PLANS):
+            try:
+                why = self._program(build)
+                break
+            except LifeboatError as error:
+                why = error.code
+                if why == "block-lost":
+                    continue  # its sources are known to be wrong now
+                if why.startswith("memory"):
+                    raise
+                self._blame("", error)
+            except OSError as error:
+                why = "flash-failed"
+                self._blame(why, error)
+            break
+        if self.flash.erases:
+            self._inspect()
+        if not why and not (self.found.intact and self.found.manifest.build == build):
+            why = "flash-verify"
+        return why
+
+    def _program(self, build):
+        trial, flash, found, trust = self.trial, self.flash, self.found, self.trust
+        forward = build == trial.build
+        manifest = self._manifest(build)
+        if not manifest:
+            away = not any(member.readable and member.own for member in self.members)
+            return "trial-waits" if forward and away and found.intact else "build-none"
+        here = flash.holds(manifest)
+        bad = damaged_blocks(flash, manifest)
+        if here and not bad:
+            return ""
+        if trial.begun >= _BEGINNINGS:
+            return "trial-limit"
+        if not trust.leaves_memory(manifest):
+            return "memory-place"
+        copy = None if here else manifest_copy_of(self.members, manifest)
+        if not here and not copy:
+            return "build-none"
+        plan = self._plan(manifest, bad, copy)
+        if plan.complete(self.scratch, False).lost:
+            return "read-limit" if self.scratch.spent else "block-lost"
+        # Nothing is begun without a way back, nor with a build of which no disk has all.
+        if forward and not trial.begun and not self._both(manifest):
+            return "return-none"
+        trial.note(begun=trial.begun + 1)
+        self.scratch.left = None  # what was found is read once more
+        act(flash, plan, self.scratch, self, trust.memory)
+        return ""
+
+    # From the flash, or a copy or candidate of the own set.
+    def _manifest(self, build):
+        take(self.members, build)
+        found = self.found.manifest
+        if found and found.build == build:
+            return found
+        for copy in copies(self.members):
+            if copy.member.own and copy.commit and copy.commit.build == build:
+                manifest = copy.load(self.trust)
+                if manifest:
+                    return manifest
+        return None
+
+    def _plan(self, manifest, blocks, copy):
+        plan = Plan(manifest, blocks, copy, self.members, self.trust, True)
+        plan.good = manifest.right
+        return plan
+
+    # Whether copies have every block of the new build, and of the one to come back to.
+    def _both(self, new):
+        old = self._manifest(self.trial.old)
+        for manifest in new, old:
+            if not manifest or not manifest_copy_of(self.members, manifest):
+                return False
+            plan = self._plan(manifest, range(manifest.block_count), None)
+            if plan.complete(self.scratch, False).lost:
+                return False
+        return True
+
+    # What recovery.act() tells: blocks that change with the build are no damage.
+    def repaired(self, block, disk):
+        self.repairs += 1
+
+    def reason(self, code, where="", detail=""):
+        self.report.reason(code, where, detail)
+
+    def _come_back(self):
+        trial, report = self.trial, self.report
+        why = trial.why
+        trial.end(RETURNED if trial.starts else DROPPED, why)
+        report.reason("trial-back", "flash", "%s: %s" % (trial.version, why))
+        self._tell("returned")
+        self.trying = False
+
+    # The new build is about to run. The start counts before it: a build that hangs the board has
+    # had one.
+    def _start(self):
+        trial, report, manifest = self.trial, self.report, self.found.manifest
+        for member in self.members:
+            if member.writable and any(copy.holds(manifest) for copy in member.copies):
+                member.backup = LEVEL
+        if trial.state != TRYING or manifest.build != trial.build:
+            self._tell("back" if trial.state != TRYING else "trying")
+            return
+        try:
+            if not running.attended:
+                trial.note(starts=trial.starts + 1)
+        except LifeboatError as error:
+            self._blame("memory-failed", error)
+        report.reason("trial-open", "flash", trial.version)
+        self._tell("trying")
+        if hasattr(self.board, "watchdog"):
+            report.attempt("internal", "watchdog", self.board.watchdog, self.board.TRIAL_MS)
+
+    def _tell(self, word):
+        trial, report = self.trial, self.report
+        report.data["trial"] = trial.describe()
+        report.tell("trial", word, trial.version, trial.starts, self.repairs)
+
+    # A candidate that nobody asked for only offers itself; a board may take those that its owner
+    # signed, with a counter that was neither reached nor tried. Returns whether it did.
+    def _accept_offer(self, manifest):
+        trust, trial = self.trust, self.trial
+        owner, memory = trust.owner, trust.memory
+        if trial.state == RETURNED and trial.old == manifest.build:
+            self.report.data["trial"] = trial.describe()
+        offers = []
+        for copy, record in candidates(self.members):
+            if record.build != manifest.build and record.build not in memory.rejected:
+                offers.append((copy, record))
+        for copy, record in offers:
+            new = load(copy, record, trust)
+            if not new or not trust.leaves_memory(new):
+                continue
+            counter = new.security_counter
+            if (
+                owner
+                and getattr(self.board, "OFFLINE_UPDATE", False)
+                and counter > max(owner.counter, trial.counter)
+                and not running.attended
+            ):
+                trial.begin(new, manifest, getattr(self.board, "TRIAL_STARTS", STARTS))
+                return True
+            told = "%s %s" % (new.version, hexlify(new.build).decode()[:12])
+            self.report.reason("update-offered", copy.member.name, told)
+        return False
+
+
+# Whether a watchdog has reset the board.
+def _barked():
+    try:
+        import machine
+
+        return machine.reset_cause() == machine.WDT_RESET
+    except (ImportError, AttributeError):
+        return False
