@@ -10,9 +10,9 @@
 #           "journal" keeps a log in the regions, "scrub" inspects during operation, "agent"
 #           lets `lifeboat provision` and its friends talk to the board, "romfs" mounts the
 #           applications in flash, "userarea" gives them a disk without its region, "update"
-#           tries new builds and goes back to older ones, "advice" has a sentence for each reason code on
-#           the console, "signed" is for boards that run only what their owner signed, "lock"
-#           (beside it) lets such a board close its console
+#           tries new builds and goes back to older ones, "advice" has a sentence for each reason
+#           code on the console, "signed" is for boards that run only what their owner signed,
+#           "lock" (beside it) lets such a board close its console
 options.defaults(arch="", drivers="", extras="")
 
 _CORE = (

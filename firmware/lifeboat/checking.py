@@ -103,9 +103,11 @@ def check(members, manifest, trust):
         newest = holding = None
         for copy in member.copies if member.reach == OURS else ():
             if copy.commit:
-                newest = _newer(copy, newest)
-                if copy.holds(manifest):
-                    holding = _newer(copy, holding)
+                order = copy.commit.order
+                if not newest or order > newest.commit.order:
+                    newest = copy
+                if copy.holds(manifest) and (not holding or order > holding.commit.order):
+                    holding = copy
         # Should the memory be lost one day, the generation says which code ran last: when the
         # newest copy is of other code, this code needs a newer one. What only claims to be newer
         # does not count, and builds that the memory knows are in its order.
@@ -115,7 +117,3 @@ def check(members, manifest, trust):
             or not newest.load(trust)
         ):
             member.backup = LEVEL
-
-
-def _newer(copy, other):
-    return copy if other is None or copy.commit.order > other.commit.order else other

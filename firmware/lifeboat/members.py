@@ -90,7 +90,8 @@ class Copy:
     """A slot of a member: what it holds, and its blocks.
 
     kind: FREE, COMMITTED, _NEWER or _UNREADABLE; commit: its record, when it is COMMITTED, whose
-    manifest may still be bad; bad: blocks of it that were seen not to be right.
+    manifest may still be bad; bad: blocks of it that were seen not to be right. magic: of what was
+    no such record.
     """
 
     def __init__(self, member, slot, unit):
@@ -107,6 +108,7 @@ class Copy:
                 self.kind = _NEWER
             if error.code != "commit-magic":
                 member.tell(error.code, "slot %d" % slot)
+            self.magic = bytes(unit[:8])
         except OSError as error:
             if error.errno != _EIO:
                 raise

@@ -35,7 +35,6 @@ except ImportError:
         return False
 
 
-
 class Patrol(CopyPatrol):
     """scrubber: whose pieces(), policy, suspect() and altered() it uses; buf: a disk's piece."""
 

@@ -104,7 +104,9 @@ class Stage(Session):
     def _any(self):
         if not self._slots:
             trial.staging = False
-            raise LifeboatError("stage-room", " ".join([r[0] for r in self.report.data["reasons"]]))
+            raise LifeboatError(
+                "stage-room", " ".join([r[0] for r in self.report.data["reasons"]])
+            )
 
     # Find room on a member. Order: its record, if there is one, goes first, and is gone on the
     # medium before anything else of the slot changes.
@@ -217,7 +219,7 @@ class Stage(Session):
     def put(self, block, data):
         """Write a block of the new build on every disk that lacks it, and read it back.
 
-        data: its bytes. Raises LifeboatError(digest-wrong) for others, and nothing is written then.
+        data: its bytes. Others are refused, LifeboatError(digest-wrong), and nothing is written.
         """
         if not 0 <= block < self._new.block_count or not self._store(block, memoryview(data)):
             raise LifeboatError("digest-wrong", str(block))

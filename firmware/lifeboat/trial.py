@@ -92,18 +92,19 @@ class Trial:
 
     def note(self, **changes):
         """Write a changed record. One record is one step: a power cut leaves it or the last."""
-        fields = dict(
-            state=self.state, starts=self.starts, limit=self.limit, begun=self.begun, why=self.why
-        )
-        fields.update(changes)
-        state, starts, limit = fields["state"], fields["starts"], fields["limit"]
-        begun, why = fields["begun"], fields["why"]
+        now = {
+            "state": self.state, "starts": self.starts, "limit": self.limit,
+            "begun": self.begun, "why": self.why,
+        }  # fmt: skip
+        now.update(changes)
         raw = pack(
-            _RECORD, state, starts, limit, begun, self.counter, self.build, self.old,
-            self.version.encode(), self.old_version.encode(), why.encode(),
+            _RECORD, now["state"], now["starts"], now["limit"], now["begun"], self.counter,
+            self.build, self.old, self.version.encode(), self.old_version.encode(),
+            now["why"].encode(),
         )  # fmt: skip
         self._memory.add([(_KIND, (raw,))])
-        self.state, self.starts, self.limit, self.begun, self.why = state, starts, limit, begun, why
+        for name in now:
+            setattr(self, name, now[name])
 
     def turn(self, why):
         """Write that the old build comes back, and why."""
@@ -141,7 +142,7 @@ def candidates(members):
     """Yield (Copy, its record) of every slot of the own set in which a candidate stands."""
     for copy in copies(members):
         member = copy.member
-        if member.own and copy.kind == FREE:
+        if member.own and copy.kind == FREE and getattr(copy, "magic", b"") == CANDIDATE:
             try:
                 found = member.attempt(
                     member.region.commit, copy.slot, member.unit.get(), CANDIDATE

@@ -9,13 +9,11 @@ from binascii import hexlify
 from micropython import const
 
 from . import poweron, running
+from . import trial as trials
 from .errors import LifeboatError
 from .inspecting import damaged_blocks
 from .members import LEVEL, copies
 from .recovery import Plan, act, manifest_copy_of
-from .trial import (
-    DROPPED, RETURNED, STARTS, TRYING, Trial, candidates, load, take,
-)  # fmt: skip
 
 # How often programming begins in one direction.
 _BEGINNINGS = const(3)
@@ -34,9 +32,11 @@ class PowerOn(poweron.PowerOn):
     # S4 of a trial: what its record wants in place of what the manifest in flash wants.
     def recover(self):
         found = self.found
-        self.trial = trial = Trial(self.trust.memory)
+        self.trial = trial = trials.Trial(self.trust.memory)
         if self.flash and trial.open and found.why != "policy":
-            if found.why != "manifest-version" and not (found.manifest and found.manifest.read_only):
+            if found.why != "manifest-version" and not (
+                found.manifest and found.manifest.read_only
+            ):
                 try:
                     return self._go_on()
                 except LifeboatError as error:  # the memory takes no record: go on without it
@@ -50,7 +50,7 @@ class PowerOn(poweron.PowerOn):
             try:
                 if not self._accept_offer(manifest):
                     return
-                self.trial = Trial(self.trust.memory)
+                self.trial = trials.Trial(self.trust.memory)
                 self._go_on()
             except LifeboatError as error:
                 self._blame("memory-failed", error)
@@ -67,11 +67,11 @@ class PowerOn(poweron.PowerOn):
             trial.begun = 0
         if found.intact and found.manifest.build not in (trial.build, trial.old):
             # A person has programmed other code meanwhile.
-            trial.end(DROPPED, "flash-changed")
+            trial.end(trials.DROPPED, "flash-changed")
             report.reason("trial-dropped", "flash", trial.version)
             return super().recover()
         self.trying = True
-        if trial.state == TRYING:
+        if trial.state == trials.TRYING:
             why = self._why_not() or self._reach(trial.build)
             if not why:
                 return None
@@ -108,7 +108,7 @@ class PowerOn(poweron.PowerOn):
                     continue  # its sources are known to be wrong now
                 if why.startswith("memory"):
                     raise
-                self._blame("", error)
+                self._blame(why, error)
             except OSError as error:
                 why = "flash-failed"
                 self._blame(why, error)
@@ -150,7 +150,7 @@ class PowerOn(poweron.PowerOn):
 
     # From the flash, or a copy or candidate of the own set.
     def _manifest(self, build):
-        take(self.members, build)
+        trials.take(self.members, build)
         found = self.found.manifest
         if found and found.build == build:
             return found
@@ -187,7 +187,7 @@ class PowerOn(poweron.PowerOn):
     def _come_back(self):
         trial, report = self.trial, self.report
         why = trial.why
-        trial.end(RETURNED if trial.starts else DROPPED, why)
+        trial.end(trials.RETURNED if trial.starts else trials.DROPPED, why)
         report.reason("trial-back", "flash", "%s: %s" % (trial.version, why))
         self._tell("returned")
         self.trying = False
@@ -199,8 +199,8 @@ class PowerOn(poweron.PowerOn):
         for member in self.members:
             if member.writable and any(copy.holds(manifest) for copy in member.copies):
                 member.backup = LEVEL
-        if trial.state != TRYING or manifest.build != trial.build:
-            self._tell("back" if trial.state != TRYING else "trying")
+        if trial.state != trials.TRYING or manifest.build != trial.build:
+            self._tell("back" if trial.state != trials.TRYING else "trying")
             return
         try:
             if not running.attended:
@@ -222,14 +222,14 @@ class PowerOn(poweron.PowerOn):
     def _accept_offer(self, manifest):
         trust, trial = self.trust, self.trial
         owner, memory = trust.owner, trust.memory
-        if trial.state == RETURNED and trial.old == manifest.build:
+        if trial.state == trials.RETURNED and trial.old == manifest.build:
             self.report.data["trial"] = trial.describe()
         offers = []
-        for copy, record in candidates(self.members):
+        for copy, record in trials.candidates(self.members):
             if record.build != manifest.build and record.build not in memory.rejected:
                 offers.append((copy, record))
         for copy, record in offers:
-            new = load(copy, record, trust)
+            new = trials.load(copy, record, trust)
             if not new or not trust.leaves_memory(new):
                 continue
             counter = new.security_counter
@@ -239,7 +239,7 @@ class PowerOn(poweron.PowerOn):
                 and counter > max(owner.counter, trial.counter)
                 and not running.attended
             ):
-                trial.begin(new, manifest, getattr(self.board, "TRIAL_STARTS", STARTS))
+                trial.begin(new, manifest, getattr(self.board, "TRIAL_STARTS", trials.STARTS))
                 return True
             told = "%s %s" % (new.version, hexlify(new.build).decode()[:12])
             self.report.reason("update-offered", copy.member.name, told)

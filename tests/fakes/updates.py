@@ -45,9 +45,14 @@ def stage_new(board, image=NEW, arm=True, **kwargs):
     return staged
 
 
+def memory_of(board):
+    """Return the memory of a board, read anew."""
+    return Trust(board, CodeFlash(board.flash(), board.BLOCK_SIZE)).recall().memory
+
+
 def trying(board):
     """Return the Trial in the memory of a board."""
-    return trial.Trial(Trust(board, CodeFlash(board.flash(), board.BLOCK_SIZE)).recall().memory)
+    return trial.Trial(memory_of(board))
 
 
 def copy_of(board):

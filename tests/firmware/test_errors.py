@@ -12,13 +12,20 @@ from lifeboat.errors import LifeboatError
 FIRMWARE = ROOT / "firmware" / "lifeboat"
 MANUAL = ROOT / "docs" / "operations.md"
 CODE = re.compile(r"[a-z]+(-[a-z]+)+|adopted|internal|policy")
-# By disk_error() of members.py, for whoever calls it; by recovery.assess(), for its plan.
-CHOSEN = "disk-timeout", "disk-failed", "disk-refused", "older-build", "other-build"
+# By disk_error() of members.py, for whoever calls it; by recovery.assess(), for its plan; by
+# trying.py, which returns why it can't go on.
+CHOSEN = (
+    "disk-timeout", "disk-failed", "disk-refused", "older-build", "other-build",
+    "trial-waits", "trial-limit",
+)  # fmt: skip
 
 # The calls whose first argument is a code; where it is an expression, every text in it is one.
 CALLS = "LifeboatError", "_fail", "reason", "tell", "Inspection", "attempt", "_blame"
 # What tell() is called with beside them: events of the journal (format.md section 5).
-EVENTS = {"reason", "found", "repaired", "lost", "created", "mended", "changed", "counter", "keys"}
+EVENTS = {
+    "reason", "found", "repaired", "lost", "created", "mended", "changed", "counter", "keys",
+    "trial",
+}  # fmt: skip
 # What Memory.state, which is set together with Memory.why, may be (format.md section 4).
 STATES = {"ok", "empty", "lost", "none"}
 

@@ -49,8 +49,8 @@ def level(name):
 
 # What MicroPython supplies, and the board: its own module.
 BUILT_IN = {
-    "array", "asyncio", "binascii", "board", "deflate", "errno", "hashlib", "io", "json", "machine",
-    "micropython", "os", "select", "struct", "sys", "time", "uctypes", "vfs",
+    "array", "asyncio", "binascii", "board", "deflate", "errno", "hashlib", "io", "json",
+    "machine", "micropython", "os", "select", "struct", "sys", "time", "uctypes", "vfs",
 }  # fmt: skip
 
 

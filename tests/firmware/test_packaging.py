@@ -121,8 +121,9 @@ def imported(name):
     optional = {
         id(n)
         for node in ast.walk(tree)
-        if isinstance(node, ast.Try) or isinstance(node, ast.FunctionDef)
-        for n in ast.walk(node)
+        if isinstance(node, ast.Try | ast.FunctionDef)
+        for part in node.body  # not what is done when the import fails
+        for n in ast.walk(part)
     }
     needs, tries = set(), set()
     for node in ast.walk(tree):

@@ -2,10 +2,10 @@
 
 from errno import EIO
 
+import machine
 import pytest
 
 import lifeboat
-import machine
 from fakes import board as sim
 from fakes import forgery, scenarios, signer, updates
 from fakes.power import Power, PowerCut
@@ -330,11 +330,22 @@ def test_a_memory_that_takes_nothing_keeps_nothing_from_running(armed):
     assert "memory-failed" in scenarios.codes(report)
 
 
-def test_a_flash_that_fails_leaves_the_old_code(armed):
-    armed.nor.broken = {2} if hasattr(armed.nor, "broken") else set()
-    if not armed.nor.broken:
-        pytest.skip("this flash has no such fault")
-    assert lifeboat.power_on(armed).data["version"] in ("1.0", None)
+def test_a_block_that_does_not_take_the_new_code_is_given_the_old_one(armed):
+    # One bit that stays 0 where only the new code has a 1.
+    for at in range(2 * sim.ERASE, 3 * sim.ERASE):
+        if NEW[at] & ~OLD[at] & 0xFF:
+            armed.nor.stuck = (at,)
+            break
+    report = lifeboat.power_on(armed)
+    assert report.runs and bytes(armed.nor.data) == bytes(OLD)
+    assert report.data["trial"]["why"] == "flash-verify"
+
+
+def test_a_flash_that_is_locked_keeps_the_old_code(armed):
+    armed.nor.fail_erase = range(sim.BLOCKS)
+    report = lifeboat.power_on(armed)
+    assert report.runs and bytes(armed.nor.data) == bytes(OLD)
+    assert report.data["trial"]["state"] == "dropped"
 
 
 def test_three_beginnings_each_way_and_both_are_named(armed):

@@ -707,7 +707,7 @@ def size_rows(plan: Plan, needed: dict[str, int], extras: dict[str, int]) -> Ite
         ("lock", ("lock",), 3),
         ("stage", ("stage",), 5),
         ("update", ("update",), 5),
-        ("trial", ("trial", "trying"), None),
+        ("trial", ("trial", "trying"), 8),
     ):
         size = sum(extras[f"{name}.py"] for name in names) / _KB
         what = f"frozen size, the extra {key}"

@@ -10,6 +10,7 @@ ADVICE = {
     "backup-none": "no disk has a good backup; make a region: lifeboat region create",
     "block-lost": "no good copy anywhere; attach a disk that has one or flash an image",
     "build-none": "no copy of such a build is here; name one that is listed",
+    "build-rejected": "this build was tried and came back; say --again to try it once more",
     "build-unknown": "disks hold code that never ran here; flash it if it is yours",
     "commit-crc": "a commit record is damaged; the slot is free",
     "commit-field": "a commit record is wrong; the slot is free",
@@ -77,7 +78,18 @@ ADVICE = {
     "signature-bad": "the signature does not fit; sign the image again, or distrust who gave it",
     "signature-none": "nobody signed this, and this board wants it signed: lifeboat image sign",
     "slot-small": "the code does not fit; make the region anew with larger slots",
+    "stage-blocks": "not all blocks are on the disks; send the rest, then commit",
+    "stage-room": "no disk has room beside the running build's backup; lifeboat backup first",
+    "stage-same": "this build is in flash already",
+    "trial-back": "the new build did not stay; the one before it runs again",
+    "trial-dropped": "other code was put into flash; the update is off",
+    "trial-limit": "the power failed too often while it was programmed; lifeboat recover goes on",
+    "trial-none": "no new build is tried here",
+    "trial-open": "a new build is tried; confirm or reject it: lifeboat update",
+    "trial-stuck": "neither build can be made whole; attach their disks, then lifeboat recover",
+    "trial-waits": "the disks with the new build are away; attach them",
     "update-missing": "this boot stage can not change builds; freeze the extra update into it",
+    "update-offered": "a disk offers a build; lifeboat update --accept BUILD tries it",
 }
 
 
