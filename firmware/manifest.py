@@ -46,7 +46,7 @@ _EXTRAS = {
     "partitioning": ("partitioning",),
     "romfs": ("romfs",),
     "scrub": ("scrub", "scrub_state", "patrol", "patrol_copies", "operation"),
-    "update": ("update", "stage", "trial", "trying"),
+    "update": ("update", "stage", "trial", "trying", "agent_update"),
     "userarea": ("userarea",),
 }
 _MMIO = {"rv32": ("mmio", "kernels_copy"), "viper": ("mmio", "kernels_copy"), "": ("mmio",)}

@@ -36,6 +36,13 @@ unsigned port_reset_cause(void) {
     return reset_cause;
 }
 
+// Whether Ctrl-C came since main.py began: its end is no crash then.
+static bool interrupted;
+
+void port_console_interrupted(void) {
+    interrupted = true;
+}
+
 bool port_console_is_open(void) {
     return console == PORT_CONSOLE_OPEN;
 }
@@ -66,9 +73,15 @@ void port_reset(void) {
 static void run(void) {
     pyexec_frozen_module("_boot.py", false);
     pyexec_frozen_module("_console.py", false);
-    if (pyexec_mode_kind == PYEXEC_MODE_FRIENDLY_REPL
-        && (pyexec_file_if_exists("main.py") & PYEXEC_FORCED_EXIT)) {
-        return;
+    if (pyexec_mode_kind == PYEXEC_MODE_FRIENDLY_REPL) {
+        interrupted = false;
+        int ret = pyexec_file_if_exists("main.py");
+        if (ret & PYEXEC_FORCED_EXIT) {
+            return;
+        }
+        if (ret == 0 && !interrupted) {
+            pyexec_frozen_module("_crash.py", false);
+        }
     }
     while (console != PORT_CONSOLE_OPEN) {
         pyexec_frozen_module(console == PORT_CONSOLE_LOCKED ? "_lock.py" : "_console.py", false);

@@ -45,6 +45,7 @@ bool port_poll(void) {
         }
         took = true;
         if (c == mp_interrupt_char && port_console_is_open()) {
+            port_console_interrupted();
             mp_sched_keyboard_interrupt();
         } else {
             ringbuf_put(&rx, c);

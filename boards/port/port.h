@@ -59,6 +59,7 @@ typedef enum {
 bool port_console_is_open(void);
 void port_console_open(void);
 void port_console_lock(void);
+void port_console_interrupted(void);
 
 unsigned port_reset_cause(void);
 __attribute__((noreturn)) void port_reset(void);

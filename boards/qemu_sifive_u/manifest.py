@@ -8,5 +8,5 @@ include(
 )
 freeze("$(BOARD_DIR)", "board.py")
 freeze("$(BOARD_DIR)/..", "_boot.py")
-freeze("$(PORT_DIR)", ("_console.py", "_lock.py"))
+freeze("$(PORT_DIR)", ("_console.py", "_crash.py", "_lock.py"))
 freeze("$(POLICY_DIR)", "policy.py")

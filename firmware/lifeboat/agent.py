@@ -44,14 +44,20 @@ try:
 except ImportError:
     scrub_state = None
 try:
-    from .update import Update
+    from .agent_update import UpdateAgent
 except ImportError:
-    Update = None
+
+    class UpdateAgent:
+        updates = False
+
+        def _end_trial(self):
+            pass
+
 
 PROTOCOL = const(1)
 
 
-class Agent(DiskAgent):
+class Agent(DiskAgent, UpdateAgent):
     """A session of the host tools with a board; nothing of it is kept on the board."""
 
     def __init__(self, board, line=None):
@@ -100,6 +106,7 @@ class Agent(DiskAgent):
             "frame": FRAME,
             "report": last.data if last else None,
             "scrub": self._scrubbed(),
+            "updates": self.updates,
         }
 
     # How far the scrubber was when the application was stopped.
@@ -164,21 +171,25 @@ class Agent(DiskAgent):
     def offer(self):
         """Receive a manifest as a parcel, and take it as the one to flash, if it is for here."""
         self._manifest, self._sure = None, set()
-        buf = memoryview(bytearray(limit(self._flash.blocks)))
-        while True:
-            _, size = self._line.parcel(buf)
-            if size is not None:
-                break
-            self._line.write(b"~")
-        manifest = self._answering(Manifest, bytes(buf[:size]))
+        manifest = self._answering(Manifest, self._parcel())
         self._answering(self._trusted().accept, manifest)
         self._manifest = manifest
         self._line.write(b"=")
         return self._describe(manifest, True)
 
+    # The one that comes next: a manifest.
+    def _parcel(self):
+        buf = memoryview(bytearray(limit(self._flash.blocks)))
+        while True:
+            _, size = self._line.parcel(buf)
+            if size is not None:
+                return bytes(buf[:size])
+            self._line.write(b"~")
+
     def blocks(self):
         """Receive blocks of the offered manifest as parcels, and program them (I1)."""
         manifest, flash = self._manifest, self._flash
+        self._end_trial()
         buf = self._scratch.get()
         written = 0
         while True:
@@ -204,6 +215,7 @@ class Agent(DiskAgent):
                 raise LifeboatError("flash-verify", str(block))
         if flash.holds(manifest):
             return False
+        self._end_trial()
         self._forget_report()
         flash.program_manifest(manifest)
         return True
@@ -263,17 +275,6 @@ class Agent(DiskAgent):
         unlimited: read all copies, and try again what failed before.
         """
         return self._power_on(unlimited=unlimited)
-
-    def rollback(self, build):
-        """Make the flash hold a build of which a copy is here: 12 hex digits or more of its id.
-
-        The board is to be reset then.
-        """
-        if not Update:
-            raise LifeboatError("update-missing")
-        self._let_go()
-        manifest, count = Update(self._board, self._attached()).rollback(unhexlify(build))
-        return {"version": manifest.version, "written": count}
 
     # What the session holds goes first: these want a block's worth of the heap in one piece.
     def _let_go(self):

@@ -238,6 +238,15 @@ def confirm(board=None):
     return manifest.version
 
 
+def turn_back(board, reason):
+    """Let the next power-on bring the old build back; as reject(), without the reset."""
+    _, _, _, trial, _ = _opened(board)
+    if trial.state != TRYING:
+        raise LifeboatError("trial-none")
+    trial.turn("".join([c for c in reason if " " <= c < "\x7f"])[:16] or "rejected")
+    print("lifeboat-trial: rejected", trial.version)
+
+
 def reject(reason="", board=None):
     """Say that the build that is tried is no good, and reset: the old one comes back.
 
@@ -245,11 +254,7 @@ def reject(reason="", board=None):
     """
     import machine
 
-    board, _, _, trial, _ = _opened(board)
-    if trial.state != TRYING:
-        raise LifeboatError("trial-none")
-    trial.turn("".join([c for c in reason if " " <= c < "\x7f"])[:16] or "rejected")
-    print("lifeboat-trial: rejected", trial.version)
+    turn_back(board, reason)
     machine.reset()
 
 

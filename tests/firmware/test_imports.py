@@ -13,6 +13,7 @@ HOST = ROOT / "host_tools" / "lifeboat_host"
 LEVELS = [
     # what people and applications call
     {"__init__", "agent", "partitioning"},
+    {"agent_update"},
     {"stage"},
     {"update"},
     {"boot", "romfs", "scrub", "agent_disks", "lock"},

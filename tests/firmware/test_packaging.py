@@ -35,7 +35,7 @@ EXTRAS = {
     "scrub": {"scrub.py", "scrub_state.py", "patrol.py", "patrol_copies.py", "operation.py"},
     "romfs": {"romfs.py"},
     "signed": {"owner.py", "lms.py"},
-    "update": {"update.py", "stage.py", "trial.py", "trying.py"},
+    "update": {"update.py", "stage.py", "trial.py", "trying.py", "agent_update.py"},
     "userarea": {"userarea.py"},
 }
 EXTRA = {"lifeboat/" + name for names in EXTRAS.values() for name in names}

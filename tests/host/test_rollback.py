@@ -89,7 +89,8 @@ def test_what_it_means_is_said_before_the_question(board):
 def test_a_boot_stage_without_the_extra_says_so(connected, board, monkeypatch):
     from lifeboat import agent as agents
 
-    monkeypatch.setattr(agents, "Update", None)
+    monkeypatch.delattr(agents.UpdateAgent, "rollback")
+    monkeypatch.setattr(agents.UpdateAgent, "updates", False)
     code, result = connected(board)("rollback", "--yes")
     assert (code, result["error"]["code"]) == (1, "update-missing")
 

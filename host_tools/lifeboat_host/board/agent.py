@@ -16,7 +16,7 @@ from lifeboat_host.base.json_shape import Maybe, fits
 from lifeboat_host.base.types import Progress
 from lifeboat_host.board.link import Link
 from lifeboat_host.model.reasons import ADVICE
-from lifeboat_host.model.report import BLOCKS, REASONS, REPORT
+from lifeboat_host.model.report import BLOCKS, REASONS, REPORT, TRIAL
 
 PROTOCOL = 1
 
@@ -52,6 +52,7 @@ _IDENTITY = {
     "frame": range(1, 1 << 16),
     "report": (None, REPORT),
     "scrub": Maybe((None, _SCRUB)),
+    "updates": Maybe(bool),
 }
 _CODE = {
     "product": str,
@@ -84,6 +85,10 @@ _MEMORY = {
     "damaged": bool,
     "owner": Maybe((None, _OWNER)),
 }
+_UPDATE = {
+    "trial": TRIAL,
+    "offers": [{"version": str, "build": _SHORT, "disk": _NAME}],
+}
 _DISK = {"disk": _NAME, "sectors": _COUNT, "lba_size": _COUNT, "model": str, "serial": str}
 _ANSWERS: dict[str, Any] = {
     "identify": {"agent": _COUNT},
@@ -108,6 +113,16 @@ _ANSWERS: dict[str, Any] = {
     "power_on": REPORT,
     "adopt": REPORT,
     "rollback": {"version": str, "written": BLOCKS},
+    "stage": {"version": str, "disks": [_NAME], "reasons": REASONS},
+    "gather": bool,
+    "needed": [[BLOCKS]],
+    "put": BLOCKS,
+    "commit": [_NAME],
+    "arm": _UPDATE,
+    "trial": _UPDATE,
+    "accept": _UPDATE,
+    "confirm": _UPDATE,
+    "reject": _UPDATE,
     "memory": _MEMORY,
     "lock": _MEMORY,
     "remember": _MEMORY,
@@ -191,6 +206,15 @@ class Agent:
                 return None
             raise
 
+    def need_updates(self) -> None:
+        """Raise LifeboatError update-missing unless the boot stage can change builds."""
+        if not self.about.get("updates"):
+            raise LifeboatError(
+                "update-missing",
+                f"{self.link.port}: its boot stage can not change builds",
+                ADVICE["update-missing"],
+            )
+
     def _begin(self, name: str, args: Sequence[Any]) -> None:
         self.link.begin(f"_agent.call({', '.join(map(repr, (name, *args)))})")
 
@@ -217,6 +241,12 @@ class Agent:
         self._parcel(0, manifest)
         return self._answer("offer")
 
+    def stage(self, manifest: bytes, again: bool, timeout: float) -> Any:
+        """Send the manifest of a build to be staged; which disks have room for it."""
+        self._begin("stage", (again,))
+        self._parcel(0, manifest, timeout)
+        return self._answer("stage")
+
     def send(
         self,
         name: str,
@@ -235,7 +265,7 @@ class Agent:
         return self._answer(name)
 
     # Send a parcel, again when it arrives damaged. False: the board has ended the call.
-    def _parcel(self, number: int, data: bytes) -> bool:
+    def _parcel(self, number: int, data: bytes, timeout: float = _VERDICT_S) -> bool:
         # The board keeps the window in its heap, which has room for some of its blocks.
         window = max(9, min(15, self.block_size.bit_length() - 1))
         packer = zlib.compressobj(9, wbits=window)
@@ -248,7 +278,7 @@ class Agent:
         pieces = [head, *(payload[at : at + size] for at in range(0, len(payload), size))]
         for _ in range(_TRIES):
             self._pieces(pieces)
-            verdict = self.link.answer(_VERDICT_S, b"=!~")
+            verdict = self.link.answer(timeout, b"=!~")
             if verdict != b"~":
                 return verdict == b"="
         raise self.link.garbled(f"parcel {number} came damaged, {_TRIES} times")

@@ -229,11 +229,14 @@ class Link(AbstractContextManager["Link"]):
             raise self.garbled(text[:80])
         return found
 
+    def line(self, timeout: float) -> str:
+        """The next line that the running application prints."""
+        with self._guarded(timeout):
+            return self._wire.read_until(b"\n").decode(errors="replace")
+
     def _report_line(self, deadline: float) -> dict[str, Any]:
         while True:
-            with self._guarded(deadline - time.monotonic()):
-                line = self._wire.read_until(b"\n")
-            found = parse_line(line.decode(errors="replace"))
+            found = parse_line(self.line(deadline - time.monotonic()))
             if found:
                 return found
 

@@ -27,7 +27,7 @@ POWER_ON_S = 600  # with a whole recovery and a whole backup, over SPI
 _PATIENT_S = 3600  # all copies of all members
 _LOOK = 1 << 20  # bytes that the board compares between two signs of life
 _TRIES = 3
-_SHAKY = ("link-garbled", "link-timeout")
+SHAKY = ("link-garbled", "link-timeout")
 _HOLDING = ("level", "created", "mended")  # states of members with the backup of the code
 
 
@@ -192,7 +192,7 @@ def flash(agent: Agent, code: Code, progress: Progress | None = None) -> dict[st
             written = bool(agent.call("finish"))
             break
         except LifeboatError as error:
-            if error.code not in _SHAKY or not left:
+            if error.code not in SHAKY or not left:
                 raise
             agent.start()
     return {

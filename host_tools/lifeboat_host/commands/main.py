@@ -26,6 +26,7 @@ from lifeboat_host.commands import (
     region,
     rollback,
     test,
+    update,
 )
 from lifeboat_host.commands import help as help_pages
 from lifeboat_host.model import report
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     provision.add(commands, common)
     adopt.add(commands, common)
     rollback.add(commands, common)
+    update.add(commands, common)
     key.add(commands, common)
     lock.add(commands, common)
     log.add(commands, common)

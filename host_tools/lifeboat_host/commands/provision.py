@@ -283,7 +283,7 @@ def _finished(output: Output, agent: Agent, last: dict[str, Any], *wanted: str) 
 
 
 @contextmanager
-def _signed(
+def signed(
     output: Output, file: Code, who: Signer | None
 ) -> Iterator[tuple[Code, dict[str, Any] | None]]:
     """The code as `who` signs it, in a copy of the image, and what is told about that.
@@ -306,7 +306,7 @@ def _flash(args: argparse.Namespace, output: Output) -> int:
     with provision.opened(args.image) as file:
         with output.bar(f"reading {args.image.name}") as bar:
             file.check(bar)
-        with connected(args) as agent, _signed(output, file, who) as (code, told):
+        with connected(args) as agent, signed(output, file, who) as (code, told):
             stakes, bad = _code_stakes(output, agent, code)
             sent, last = None, agent.about["report"]
             done = bool(bad) or not provision.protected(agent.call("members"))
@@ -397,7 +397,7 @@ def _provision(args: argparse.Namespace, output: Output) -> int:
     with provision.opened(args.image) as file:
         with output.bar(f"reading {args.image.name}") as bar:
             file.check(bar)
-        with connected(args) as agent, _signed(output, file, who) as (code, told):
+        with connected(args) as agent, signed(output, file, who) as (code, told):
             output.show(f"board: {agent.product} at {agent.link.port}")
             result = _steps(args, output, agent, code)
             output.result({**about_board(agent), "signing": told, **result})

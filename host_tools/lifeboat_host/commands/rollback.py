@@ -74,6 +74,7 @@ class Build:
 
 def _run(args: argparse.Namespace, output: Output) -> int:
     with connected(args) as agent:
+        agent.need_updates()
         memory, found = remembered.read(agent), agent.call("members")
         code = provision.described(agent)
         now = code.about["build"] if code.about else None

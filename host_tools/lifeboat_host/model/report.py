@@ -7,14 +7,25 @@ from collections.abc import Iterable
 from typing import Any
 
 from lifeboat_host.base.errors import LifeboatError
-from lifeboat_host.base.json_shape import fits
+from lifeboat_host.base.json_shape import Maybe, fits
 
 PREFIX = "lifeboat: "
 
 # Shapes: see fits().
 BLOCKS = range(1 << 20)
 REASONS = [[str, str, str]]
+TRIAL = {
+    "state": str,
+    "build": str,
+    "version": str,
+    "old": str,
+    "old_version": str,
+    "starts": range(256),
+    "limit": range(256),
+    "why": str,
+}
 REPORT = {
+    "trial": Maybe(TRIAL),
     "verdict": str,
     "reasons": REASONS,
     "build": (None, str),
