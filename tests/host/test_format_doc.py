@@ -43,7 +43,16 @@ def tables():
 
 HOST = {**formats.LAYOUTS, **memory.LAYOUTS}
 MAGICS = {**formats.MAGICS, **memory.MAGICS}
-STRUCTURES = {"manifest", "segment", "region", "commit", "journal", "entry", "memory", "record"}
+STRUCTURES = {
+    "manifest",
+    "segment",
+    "region",
+    "commit",
+    "journal",
+    "entry",
+    "memory",
+    "record",
+} | {"trial"}
 
 ROWS = tables()
 TABLES = {name: [row[:3] for row in rows] for name, rows in ROWS.items()}

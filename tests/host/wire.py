@@ -170,7 +170,9 @@ def connector(lifeboat, monkeypatch, capsys, tmp_path):
         wire = wire or Wire(board)
         for module in (provision, board_disk):
             monkeypatch.setattr(module, "Link", lambda port: wire)
-        said = [importlib.import_module("lifeboat." + name) for name in ("report", "advice", "trial")]
+        said = [
+            importlib.import_module("lifeboat." + name) for name in ("report", "advice", "trial")
+        ]
         for module in (agents, boot, *said):
             monkeypatch.setattr(module, "print", wire.print, raising=False)
 

@@ -84,8 +84,26 @@ BUILD_PAYLOAD = Layout(
     strict=False,
 )
 
+TRIAL_PAYLOAD = Layout(
+    "trial",
+    (
+        (0, 1, "state"),
+        (1, 1, "starts"),
+        (2, 1, "limit"),
+        (3, 1, "begun"),
+        (4, 4, "security_counter"),
+        (8, 32, "build_id"),
+        (40, 32, "old_build_id"),
+        (72, 24, "version"),
+        (96, 24, "old_version"),
+        (120, 16, "why"),
+    ),
+    text=("version", "old_version", "why"),
+    strict=False,
+)
+
 MAGICS = {"memory": b"LBMEMORY", "record": b"LBMR"}
-LAYOUTS = {layout.name: layout for layout in (MEMORY, RECORD)}
+LAYOUTS = {layout.name: layout for layout in (MEMORY, RECORD, TRIAL_PAYLOAD)}
 
 _PAYLOAD_SIZE = 240
 _BLANK = b"\xff" * HEADER_SIZE
@@ -125,6 +143,26 @@ class Build:
     build_id: bytes
     security_counter: int
     version: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The newest trial of a new build; state: one of the format's numbers."""
+
+    state: int
+    starts: int
+    limit: int
+    begun: int
+    security_counter: int
+    build_id: bytes
+    old_build_id: bytes
+    version: str
+    old_version: str
+    why: str
+
+    @property
+    def open(self) -> bool:
+        return self.state in (1, 2)
 
 
 @dataclass(frozen=True)
@@ -178,6 +216,7 @@ class Memory:
     key_set: KeySet | None = None
     answers: int = 0
     locked: bool = False
+    trial: Trial | None = None
     damage: tuple[Damage, ...] = ()
     records: tuple[Record, ...] = ()
     read_only: bool = False
@@ -351,6 +390,7 @@ def _interpret(
     rejected: dict[bytes, None] = {}
     failed: dict[int, int] = {}
     counter, key_set, answers, flags = 0, None, 0, 0
+    trial = None
     for record in records:  # oldest first
         payload = record.payload
         if record.kind == MEMBER:
@@ -381,6 +421,9 @@ def _interpret(
                 key_set = None
         elif record.kind == LOCK:
             answers, flags = (int.from_bytes(payload[at : at + 4], "little") for at in (0, 4))
+        elif record.kind == TRIAL:
+            trial = Trial(**TRIAL_PAYLOAD.unpack(payload))
+            trial = trial if 1 <= trial.state <= 5 else None
         row = []
     return Memory(
         OK,
@@ -395,6 +438,7 @@ def _interpret(
         key_set=key_set,
         answers=answers,
         locked=bool(flags & LOCKED),
+        trial=trial,
         damage=damage,
         records=records,
         read_only=read_only,

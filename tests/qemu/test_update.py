@@ -1,0 +1,123 @@
+"""A new build comes by the disks: a good one stays, a bad one is gone by itself; power cuts (I4)."""
+
+import os
+
+import pytest
+
+from qemu.rig import MB, pty_board
+from qemu.test_power_cuts import cut_all
+from qemu.test_provision import lifeboat, new_code
+
+GOOD = """
+import lifeboat
+print("app: confirms", lifeboat.confirm())
+print("app: running")
+"""
+# An application that comes to nothing.
+BAD = """
+print("app: crashes")
+raise ValueError
+"""
+# A campaign: LIFEBOAT_CUTS=300 ./lifeboat test --slow -k qemu/test_update.
+CUTS = int(os.environ.get("LIFEBOAT_CUTS", "10"))
+
+
+@pytest.fixture(autouse=True)
+def not_small(spec):
+    if spec.disk_kind == "sd" and spec.flash_kind == "port":
+        pytest.skip("its boot stage has no room for the extra update")
+
+
+def test_a_good_update_stays(rig2, tmp_path):
+    new = new_code(rig2, tmp_path / "new", 2 * MB, version="2.0", app=GOOD)
+    with pty_board(rig2) as (port, _):
+        update = ("update", "--port", port, "--image", new.flash)
+        assert lifeboat(*update, want=1)["error"]["code"] == "consent"
+        result = lifeboat(*update, "--yes", "--wait", "120")
+        assert result["report"]["version"] == "2.0" and result["sent"]["blocks_sent"] < 4
+        found = lifeboat("update", "--port", port)
+        assert found["trial"]["state"] == "confirmed" and found["offers"] == []
+    old, rig2.good = rig2.good, new.good
+    rig2.heal()
+    assert all(rig2.copies(drive) == {"1.0": [], "2.0": []} for drive in rig2.drives)
+    # And it is a build like any other: a person goes back to the old one.
+    with pty_board(rig2) as (port, _):
+        assert lifeboat("rollback", "--port", port, "--yes")["report"]["version"] == "1.0"
+    rig2.good = old
+    rig2.heal()
+
+
+def test_a_bad_update_comes_back_by_itself(rig2, tmp_path):
+    new = new_code(rig2, tmp_path / "new", 2 * MB, version="2.0", seed=2, app=BAD)
+    with pty_board(rig2) as (port, _):
+        update = ("update", "--port", port, "--image", new.flash, "--yes")
+        result = lifeboat(*update, "--wait", "120", want=1)
+        assert result["error"]["code"] == "update-back" and "crash" in result["error"]["message"]
+        found = lifeboat("update", "--port", port)["trial"]
+        assert (found["state"], found["why"], found["old_version"]) == ("returned", "crash", "1.0")
+        assert lifeboat(*update, want=1)["error"]["code"] == "build-rejected"
+    rig2.heal()
+    assert all(rig2.copies(drive) == {"1.0": []} for drive in rig2.drives)
+
+
+def test_one_that_is_never_confirmed_is_gone_after_three_starts(rig2, tmp_path):
+    new = new_code(rig2, tmp_path / "new", 2 * MB, version="2.0", seed=2)
+    with pty_board(rig2) as (port, _):
+        result = lifeboat("update", "--port", port, "--image", new.flash, "--yes")
+        assert result["trial"]["state"] == "trying" and result["report"]["version"] == "2.0"
+    for starts in (2, 3):
+        report, _ = rig2.power_on()
+        assert (report["version"], report["trial"]["starts"]) == ("2.0", starts)
+    report, _ = rig2.power_on()
+    assert (report["version"], report["trial"]["why"]) == ("1.0", "trial-starts")
+    assert rig2.heal()["reasons"] == []
+
+
+@pytest.fixture
+def armed(rig2, tmp_path):
+    """Holds a candidate, and the next power-on tries it; the rig of the new code, too."""
+    new = new_code(rig2, tmp_path / "new", 2 * MB, version="2.0", seed=2)
+    with pty_board(rig2) as (port, _):
+        lifeboat("update", "--port", port, "--image", new.flash, "--yes", "--starts", "200")
+        lifeboat("update", "--port", port, "--reject", "again")
+        # On its way back at the last look: staged again, the flash holds the old build.
+    return rig2, new
+
+
+def check_either(rig, old, new):
+    def check(rig, n):
+        for _ in range(3):
+            report, _ = rig.power_on()
+            assert report["verdict"] == "RUN", (n, report)
+            assert rig.content()[: rig.memory_range[0]] in (
+                old[: rig.memory_range[0]],
+                new[: rig.memory_range[0]],
+            ), n
+        assert all(rig.copies(drive)["1.0"] == [] for drive in rig.drives), n
+
+    return check
+
+
+@pytest.mark.slow
+def test_trying_is_cut(sweep, armed, tmp_path, monkeypatch):
+    """Candidates offered by the disks are accepted, and the power-on that programs them is cut."""
+    from qemu import test_power_cuts
+
+    monkeypatch.setattr(test_power_cuts, "CUTS", max(CUTS, 10))
+    rig, new = armed
+    old = bytes(rig.good)
+    with rig.board() as board:
+        board.power_on_report()
+        board.repl(interrupt=True)
+        out, error = board.run(
+            "import board; from lifeboat import update, trial\n"
+            "u = update.Update(board)\n"
+            "from lifeboat.manifest import Manifest\n"
+            "found = [c for c in trial.candidates(u._members)]\n"
+            "new = trial.load(*found[0], u._trust)\n"
+            "u.accept(new.build, 200)",
+            300,
+        )
+        assert not error, out + error
+    kinds = cut_all(sweep, rig, tmp_path, lambda rig: None, check_either(rig, old, new.good))
+    assert ("flash", "write") in kinds or ("flash", "program") in kinds or not sweep.whole
