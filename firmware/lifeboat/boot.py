@@ -13,6 +13,8 @@ A board is a module or object with
     retained()    a bytearray that survives a soft reset, or None
     memory()      optional: a block device for the controller's memory in place of the code flash's
                   blocks before the manifest, or None: then nothing is remembered
+    watchdog(ms)  optional, with TRIAL_MS: begin to watch code that is tried (docs/update.md);
+                  TRIAL_STARTS, OFFLINE_UPDATE: see there, too
     uid()         optional: bytes that no other controller has, as machine.unique_id()
 """
 

@@ -30,4 +30,5 @@ def check_output(arguments, out):
     if set(value) == {"schema", "error"}:
         check("error", value)
     else:
-        check(" ".join(words[:2]) if words[0] in _GROUPS else words[0], value)
+        two = words[0] in _GROUPS or words[:2] == ["update", "stage"]
+        check(" ".join(words[:2]) if two else words[0], value)

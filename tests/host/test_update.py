@@ -1,9 +1,13 @@
 """`lifeboat update`, with the board's own code behind a wire; see test_trial.py, too."""
 
+import json
+
 import pytest
+from layouts import blank, disk_file
 from wire import Liar, Wire
 
-from fakes import updates
+from fakes import board as sim
+from fakes import forgery, scenarios, updates
 from fakes.updates import NEW, OLD
 from lifeboat import boot, running, trial
 from lifeboat_host.base.errors import LifeboatError
@@ -115,8 +119,6 @@ def test_what_a_disk_offers_is_tried_by_a_persons_word(connected, board):
 def test_flashing_directly_ends_a_trial(connected, board):
     run = connected(board, Telling(board, []))
     run("update", "--yes", code=bytes(NEW))
-    from fakes import board as sim
-
     code, result = run("flash", "--yes", code=bytes(sim.image(seed=3, version="3.0")))
     assert (code, result["report"]["version"]) == (0, "3.0")
     assert not updates.trying(board).open
@@ -145,3 +147,81 @@ def test_a_boot_stage_without_the_extra_says_so(connected, board, monkeypatch):
 def test_odd_answers_end_in_an_error(connected, board, seed):
     code, result = connected(board, Liar(board, seed))("update", "--yes", code=bytes(NEW))
     assert code in (0, 1) and (code == 0 or result["error"]["code"])
+
+
+# A disk that is carried there
+
+
+@pytest.fixture
+def card(board, tmp_path):
+    path = tmp_path / "card.img"
+    disk_file(path, board.drives[0])
+    return path
+
+
+@pytest.fixture
+def stage(lifeboat, tmp_path, capsys):
+    def run(disk, image=NEW, yes=True):
+        """The exit code of `update stage`, and what it says."""
+        (tmp_path / "new.img").write_bytes(bytes(image))
+        capsys.readouterr()
+        more = ["--yes"] if yes else []
+        arguments = ["update", "stage", disk, "--image", tmp_path / "new.img", *more, "--json"]
+        code, out, _ = lifeboat(*arguments)
+        return code, json.loads(out)
+
+    return run
+
+
+def inserted(board, card):
+    """Put the card back into the board."""
+    disk = board.drives[0]
+    data = card.read_bytes()
+    size = disk.size
+    pieces = {at // size: data[at : at + size] for at in range(0, len(data), size)}
+    disk.sectors = {lba: piece for lba, piece in pieces.items() if any(piece)}
+
+
+def test_a_card_brings_a_build_and_a_person_accepts_it(stage, connected, board, card):
+    code, result = stage(card, yes=False)
+    assert (code, result["error"]["code"]) == (1, "consent")
+    code, result = stage(card)
+    assert (code, result["slot"], result["version"], result["blocks"]) == (0, 1, "2.0", 6)
+    inserted(board, card)
+    report = boot.power_on(board)
+    assert report.data["version"] == "1.0"
+    assert [reason[:2] for reason in report.data["reasons"]] == [["update-offered", "disk0"]]
+    run = connected(board, Telling(board, []))
+    code, result = run("update", "--accept", "2.0", "--yes")
+    assert (code, result["report"]["version"]) == (0, "2.0")
+    code, result = run("update", "--confirm")
+    assert code == 0 and boot.power_on(board).verdict == "RUN"
+    assert all("2.0" in scenarios.whole_copies(disk) for disk in board.drives)
+
+
+def test_a_card_is_staged_again_in_the_same_slot(stage, card):
+    for _ in range(2):
+        code, result = stage(card)
+        assert (code, result["slot"]) == (0, 1)
+
+
+def test_the_newest_copy_on_a_card_is_not_given_up(stage, board, tmp_path):
+    forgery.install(board, NEW)
+    boot.power_on(board)
+    card, third = tmp_path / "card.img", sim.image(seed=3, version="3.0")
+    disk = board.drives[0]
+    disk_file(card, disk)
+    code, result = stage(card, third)
+    assert (code, result["slot"]) == (0, 0)  # that of 1.0
+    sim.put(disk, scenarios.slot_of(disk, 1) + 69632, b"rot!" * 128)
+    disk_file(card, disk)
+    before = card.read_bytes()
+    code, result = stage(card, third)
+    assert (code, result["error"]["code"]) == (1, "stage-room")
+    assert card.read_bytes() == before
+
+
+def test_a_disk_without_a_region_takes_nothing(stage, tmp_path):
+    blank(tmp_path / "disk.img", 16 << 20)
+    code, result = stage(tmp_path / "disk.img")
+    assert (code, result["error"]["code"]) == (1, "region-none")

@@ -268,7 +268,15 @@ class TestUnsigned:
         do.shell("lifeboat region create --yes a.img b.img")
         port = do.board(RUN, "a.img", "b.img")
         do.shell(IMAGE.replace("code.img --version 1.0", "new.img --version 2.0"))
-        do.shell(f"lifeboat flash --yes --port {port} --image new.img")
+        tried = do("lifeboat update --image new.img", more=" --yes")
+        assert "staged on" in tried and "lifeboat update --confirm" in tried
+        assert "trying: 2.0" in do("lifeboat update")
+        do('lifeboat update --reject "no link"')
+        assert "returned: 2.0" in do.shell(f"lifeboat update --port {port}")
+        do.shell(f"lifeboat update --port {port} --image new.img --yes --again")
+        assert "2.0 stays" in do("lifeboat update --confirm")
+        do.shell("cp a.img card.img")
+        do("lifeboat update stage card.img --image new.img", more=" --yes")
         said = do("lifeboat rollback --dry-run")
         assert re.search(r"2\.0, build \w+, in flash", said) and "1.0, build" in said
         back = json.loads(do("lifeboat rollback", more=" --yes --json"))

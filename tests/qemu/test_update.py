@@ -1,6 +1,8 @@
-"""A new build comes by the disks: a good one stays, a bad one is gone by itself; power cuts (I4)."""
+"""A new build comes by the disks: a good one stays, a bad one goes by itself; power cuts (I4)."""
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ BAD = """
 print("app: crashes")
 raise ValueError
 """
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "update.md"
 # A campaign: LIFEBOAT_CUTS=300 ./lifeboat test --slow -k qemu/test_update.
 CUTS = int(os.environ.get("LIFEBOAT_CUTS", "10"))
 
@@ -44,6 +47,17 @@ def test_a_good_update_stays(rig2, tmp_path):
     with pty_board(rig2) as (port, _):
         assert lifeboat("rollback", "--port", port, "--yes")["report"]["version"] == "1.0"
     rig2.good = old
+    rig2.heal()
+
+
+def test_the_example_of_the_page_confirms_itself(rig2, tmp_path):
+    example = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL).group(1)
+    app = example + 'print("app: running")\n'
+    new = new_code(rig2, tmp_path / "new", 2 * MB, version="2.0", app=app)
+    with pty_board(rig2) as (port, _):
+        update = ("update", "--port", port, "--image", new.flash, "--yes")
+        assert lifeboat(*update, "--wait", "120")["report"]["version"] == "2.0"
+    rig2.good = new.good
     rig2.heal()
 
 

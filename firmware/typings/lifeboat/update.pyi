@@ -1,5 +1,6 @@
-"""Going back to a build of which a copy is here."""
+"""Other code than what is in flash: a build that the disks hold, or offer."""
 
 from lifeboat import Board
 
 def rollback(board: Board, wanted: str | None = None) -> None: ...
+def accept(board: Board, wanted: str | None = None) -> None: ...

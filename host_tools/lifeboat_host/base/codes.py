@@ -103,6 +103,7 @@ CODES = {
     "adopt-set": "there is no such set to adopt, or several",
     "rollback-build": "no copy on the board's disks is of such a build, or several are",
     "rollback-code": "the board does not run the build that it was to go back to",
+    "stage-room": "no slot of the disk has room for the new build",
     "update-back": "the new build did not stay: another one runs",
     "update-build": "no disk offers such a build, or several do",
     "update-missing": "the board's boot stage can not change builds",

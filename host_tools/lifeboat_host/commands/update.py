@@ -13,7 +13,7 @@ from lifeboat_host.base.types import Progress
 from lifeboat_host.board import provision
 from lifeboat_host.board.agent import Agent
 from lifeboat_host.board.provision import Code
-from lifeboat_host.commands import options, signing
+from lifeboat_host.commands import options, signing, update_stage
 from lifeboat_host.commands.provision import about_board, add_port, connected, grid, signed
 from lifeboat_host.model.report import parse_line
 from lifeboat_host.ui import consent, report_table
@@ -38,6 +38,7 @@ examples:
   lifeboat update --confirm                     the new build is good: it stays
   lifeboat update --reject "no link"            it is not: reset, and the old one is back
   lifeboat update --accept 1a2b3c4d             try a build that a disk offers
+  lifeboat update stage card.img --image new.img   put new.img on a disk that is here: it offers it
 
 exit codes: 0 as wished; 1 otherwise, the old build running included
 """
@@ -83,6 +84,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.set_defaults(run=_run)
+    update_stage.add(parser.add_subparsers(metavar="[stage]", required=False), common)
 
 
 def _run(args: argparse.Namespace, output: Output) -> int:

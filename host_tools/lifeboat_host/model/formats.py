@@ -629,10 +629,10 @@ def _parse_segments(data: bytes, code_size: int) -> tuple[Segment, ...]:
 # --- records on a member disk --------------------------------------------------------------
 
 
-def _pack_record(layout: Layout, values: Mapping[str, Any]) -> bytes:
+def _pack_record(layout: Layout, values: Mapping[str, Any], magic: bytes = b"") -> bytes:
     """A record in its unit: 512 bytes with their CRC, zeros after them."""
     fixed = {
-        "magic": MAGICS[layout.name],
+        "magic": magic or MAGICS[layout.name],
         "major": MAJOR,
         "minor": MINOR,
         "header_size": RECORD_SIZE,
@@ -860,9 +860,9 @@ class Commit:
     security_counter: int = 0
     read_only: bool = False
 
-    def pack(self) -> bytes:
-        """One unit (4096 bytes)."""
-        return _pack_record(COMMIT, vars(self))
+    def pack(self, candidate: bool = False) -> bytes:
+        """One unit (4096 bytes); candidate: of an update, not of a copy."""
+        return _pack_record(COMMIT, vars(self), CANDIDATE if candidate else b"")
 
     @property
     def age(self) -> tuple[bool, int]:
