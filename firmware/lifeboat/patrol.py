@@ -28,11 +28,9 @@ try:
 except ImportError:
     Log = None
 try:
-    from .trial import is_open
+    from . import trial
 except ImportError:
-
-    def is_open(_):
-        return False
+    trial = None
 
 
 class Patrol(CopyPatrol):
@@ -111,9 +109,19 @@ class Patrol(CopyPatrol):
         yield from self.look_at_memory()
         for member in self._members:
             behind = member.writable and member.backup not in (LEVEL, CREATED)
-            if self._clear and behind and not (self.manifest.read_only or is_open(self._memory)):
+            idle = not (trial and trial.is_open(self._memory))
+            if self._clear and behind and idle and not self.manifest.read_only:
                 if self._may_mend((member.name, "backup")):
                     yield from self._guarded(self._create(member))
+
+    def reject_late(self, uptime_ms):
+        """Send a build back that is tried and was not confirmed within the board's TRIAL_MS."""
+        limit = getattr(self._board, "TRIAL_MS", None)
+        if limit and uptime_ms > limit and trial and trial.Trial(self._memory).open:
+            try:
+                trial.reject("trial-late", self._board)
+            except LifeboatError:
+                pass  # it is on its way back already, or the memory takes no record
 
     def look_at_memory(self):
         """Compare the two mirrors of the memory, and heal one from the other."""

@@ -98,6 +98,7 @@ class Scrubber:
             self._busy = False
             self._spent += ticks_diff(ticks_us(), start)
             self.steps += 1
+        self._patrol.reject_late(self._born + self._clock)
         return True
 
     def tick(self, _=None, ms=5):

@@ -374,6 +374,30 @@ def test_a_scrubber_creates_nothing_meanwhile(tried):
     assert held(tried) == [["1.0"]] * 2
 
 
+def steps(scrubber, monkeypatch, ms):
+    """A step, so many milliseconds after power-on."""
+    monkeypatch.setattr(scrubber, "_clock", ms - scrubber._born)
+    return scrubber.step(1)
+
+
+def test_a_deadline_ends_it_where_a_scrubber_runs(tried, monkeypatch):
+    tried.TRIAL_MS = 60000
+    scrubber = Scrubber(tried)
+    assert steps(scrubber, monkeypatch, 50000)
+    with pytest.raises(Reset):
+        steps(scrubber, monkeypatch, 61000)
+    report = lifeboat.power_on(tried)
+    assert (report.data["version"], report.data["trial"]["why"]) == ("1.0", "trial-late")
+
+
+def test_a_deadline_is_nothing_to_what_was_confirmed(tried, monkeypatch):
+    tried.TRIAL_MS = 60000
+    scrubber = Scrubber(tried)
+    trial.confirm(tried)
+    assert steps(scrubber, monkeypatch, 61000) and steps(scrubber, monkeypatch, 62000)
+    assert lifeboat.power_on(tried).data["version"] == "2.0"
+
+
 # Who writes the disks
 
 
