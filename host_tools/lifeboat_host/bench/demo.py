@@ -19,7 +19,7 @@ from lifeboat_host.base import tree
 from lifeboat_host.base.errors import EXIT_ERROR, EXIT_OK, LifeboatError
 from lifeboat_host.commands import options
 from lifeboat_host.disk.disk import Disk
-from lifeboat_host.model import image, region
+from lifeboat_host.model import candidate, image, region
 from lifeboat_host.model.draft import Signer
 from lifeboat_host.model.formats import Manifest
 from lifeboat_host.pico.board import make
@@ -288,6 +288,77 @@ def play(stage: Stage, item: Round) -> dict[str, Any]:
     }
 
 
+# --- updates -------------------------------------------------------------------------------
+
+# What the new application does first.
+_CONFIRMS = "import lifeboat\nlifeboat.confirm()\n"
+_CRASHES = 'raise RuntimeError("the new application does not start")\n'
+
+
+def update(stage: Stage, title: str, version: str, start: str, stays: bool) -> dict[str, Any]:
+    """A card brings a new build, a person accepts it, the board tries it; as play()."""
+    new = stage.folder / "new.img"
+    apps, stage.apps = stage.apps, stage.folder / "new-apps"
+    shutil.rmtree(stage.apps, ignore_errors=True)
+    shutil.copytree(apps, stage.apps)
+    main_py = stage.apps / "main.py"
+    main_py.write_text(start + main_py.read_text())
+    signed = stage.spec.policy == board_spec.SIGNED
+    manifest = stage.build(new, version, DemoSigner(CODE) if signed else None)
+    _carry(stage, new, manifest)
+    with make(stage.flash, stage.drives(), spec=stage.spec) as board:
+        board.power_on_report()
+        _applications_run(board)  # before, nobody hears Ctrl-C
+        board.repl(interrupt=True)
+        accept = f"import board\nfrom lifeboat import update\nupdate.accept(board, {version!r})"
+        _, error = board.run(accept, 300)
+        if error:
+            raise LifeboatError("demo", f"the board does not accept the new build: {error}")
+    began = time.monotonic()
+    with make(stage.flash, stage.drives(), spec=stage.spec) as board:
+        tried = board.power_on_report()
+        board.wait_for("lifeboat-trial: " + ("confirmed" if stays else "rejected"), 120)
+        if not stays:
+            board.power_on_report()  # it has reset itself
+    seconds = time.monotonic() - began
+    if stays:
+        stage.manifest, stage.original = manifest, new.read_bytes()
+    else:
+        stage.apps = apps
+    found, ran, _ = power_on(stage)
+    identical = stage.content() == stage.original
+    rotten = [stage.rotten(number) for number in range(len(stage.disks))]
+    right = tried["version"] == version and found["verdict"] == "RUN"
+    return {
+        "round": title,
+        "damaged": [],
+        "verdict": found["verdict"],
+        "repaired": [],
+        "erases": tried["erases"],
+        "seconds": round(seconds, 2),
+        "identical": identical,
+        "applications_ran": ran,
+        "rotten": rotten,
+        "ok": identical and ran and right and None not in rotten,
+        "report": found,
+    }
+
+
+def _carry(stage: Stage, new: Path, manifest: Manifest) -> None:
+    size = manifest.block_size
+    data = new.read_bytes()
+    with Disk(stage.disks[0], write=True) as disk:
+        header = region.find(disk).header
+        slot = candidate.room(disk, header, manifest)
+        candidate.write(disk, header, slot, manifest, lambda block: data[block * size :][:size])
+
+
+UPDATES: tuple[tuple[str, str, str, bool], ...] = (
+    ("a bad update comes back by itself", "1.1", _CRASHES, False),
+    ("a good update stays", "1.2", _CONFIRMS, True),
+)
+
+
 def _show(output: Output, stage: Stage, result: dict[str, Any]) -> None:
     damaged = result["damaged"]
     if damaged:
@@ -304,6 +375,17 @@ def _show(output: Output, stage: Stage, result: dict[str, Any]) -> None:
         f"cost      {result['erases']} erases, {result['seconds']} s from power-on to the verdict "
         f"{result['verdict']}",
         f"flash     {'identical to' if result['identical'] else 'DIFFERS FROM'} the original; "
+        f"applications {'run' if result['applications_ran'] else 'DO NOT RUN'}",
+        f"backups   {'; '.join(_backup(*item) for item in enumerate(result['rotten']))}",
+        "",
+    )
+
+
+def _show_update(output: Output, result: dict[str, Any]) -> None:
+    output.show(
+        f"tried     {result['erases']} erases for the blocks that differ",
+        f"outcome   version {result['report']['version']} runs after {result['seconds']} s; "
+        f"flash {'as it must be' if result['identical'] else 'NOT AS IT MUST BE'}; "
         f"applications {'run' if result['applications_ran'] else 'DO NOT RUN'}",
         f"backups   {'; '.join(_backup(*item) for item in enumerate(result['rotten']))}",
         "",
@@ -385,13 +467,21 @@ def main(arguments: Sequence[str]) -> int:
         and not (stage.small and item.large)
     ]
     results = []
+    # A microcontroller's boot stage has no room for the extra that tries new builds.
+    updates = () if stage.small else UPDATES
+    count = len(rounds) + len(updates)
     for number, item in enumerate(rounds, 1):
-        output.show(Rule(f"{number} of {len(rounds)}: {item.title}"))
+        output.show(Rule(f"{number} of {count}: {item.title}"))
         result = play(stage, item)
         results.append(result)
         _show(output, stage, result)
         if not result["identical"]:
             stage.overwrite(0, stage.original)  # the next round starts from good code
+    for number, (title, version, start, stays) in enumerate(updates, len(rounds) + 1):
+        output.show(Rule(f"{number} of {count}: {title}"))
+        result = update(stage, title, version, start, stays)
+        results.append(result)
+        _show_update(output, result)
     healed = sum(result["ok"] for result in results)
     ok = backed_up and healed == len(results)
     output.result({"ok": ok, "first": first, "rounds": results, "command": command})
