@@ -13,7 +13,7 @@ PROTOCOLS = {"BlockDevice", "Board"}
 # Where lifeboat/__init__.py takes its names from.
 HOMES = {
     "power_on": "boot", "start": "boot", "report": "boot", "mount": "romfs", "segments": "romfs",
-    "Report": "report", "LifeboatError": "errors",
+    "Report": "report", "LifeboatError": "errors", "confirm": "trial", "reject": "trial",
 }  # fmt: skip
 
 
