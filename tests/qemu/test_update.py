@@ -112,26 +112,43 @@ def check_either(rig, old, new):
     return check
 
 
+ACCEPT = """
+import board
+from lifeboat import trial, update
+found = update.Update(board)
+for manifest, _ in found.offers():
+    found.accept(manifest.build, 200)
+    break
+else:
+    raise OSError
+"""
+# Candidates that were rejected are a person's to accept.
+CONFIRM = "import lifeboat; lifeboat.confirm()"
+TURN_BACK = "import board; from lifeboat import trial; trial.turn_back(board, 'no good')"
+
+
+def say(rig, code):
+    with rig.board() as board:
+        board.power_on_report()
+        board.wait_for("app: running")
+        board.repl(interrupt=True)
+        out, error = board.run(code, 300)
+        assert not error, out + error
+
+
 @pytest.mark.slow
-def test_trying_is_cut(sweep, armed, tmp_path, monkeypatch):
-    """Candidates offered by the disks are accepted, and the power-on that programs them is cut."""
+@pytest.mark.parametrize("way", ["try", "confirm", "back"])
+def test_each_way_is_cut(sweep, armed, tmp_path, monkeypatch, way):
+    """The power-on that programs the new build; that and its confirmation; the way back."""
     from qemu import test_power_cuts
 
     monkeypatch.setattr(test_power_cuts, "CUTS", max(CUTS, 10))
     rig, new = armed
     old = bytes(rig.good)
-    with rig.board() as board:
-        board.power_on_report()
-        board.repl(interrupt=True)
-        out, error = board.run(
-            "import board; from lifeboat import update, trial\n"
-            "u = update.Update(board)\n"
-            "from lifeboat.manifest import Manifest\n"
-            "found = [c for c in trial.candidates(u._members)]\n"
-            "new = trial.load(*found[0], u._trust)\n"
-            "u.accept(new.build, 200)",
-            300,
-        )
-        assert not error, out + error
-    kinds = cut_all(sweep, rig, tmp_path, lambda rig: None, check_either(rig, old, new.good))
+    say(rig, ACCEPT)
+    if way == "back":
+        say(rig, TURN_BACK)
+    then = CONFIRM if way == "confirm" else None
+    check = check_either(rig, old, new.good)
+    kinds = cut_all(sweep, rig, tmp_path, lambda rig: None, check, then)
     assert ("flash", "write") in kinds or ("flash", "program") in kinds or not sweep.whole
