@@ -189,7 +189,7 @@ class PowerOn(poweron.PowerOn):
         why = trial.why
         trial.end(trials.RETURNED if trial.starts else trials.DROPPED, why)
         report.reason("trial-back", "flash", "%s: %s" % (trial.version, why))
-        self._tell("returned")
+        self._tell("returned" if trial.starts else "dropped")
         self.trying = False
 
     # The new build is about to run. The start counts before it: a build that hangs the board has

@@ -408,9 +408,11 @@ def test_each_event_is_told_in_plain_words(disk_file):
         entry(10, 1, b"reason", b"disk-timeout", b"sata1"),
         entry(11, 1, b"reason", b"backup-none"),
         entry(12, 1, b"changed", b"restart", b"app", 3, 1),
-        entry(13, 1, b"adopted", b"", b"sata0", 2, 0),
-        entry(14, 1, b"adopted", b"", b"sd", 1, 0),
-        entry(15, 1, b"novelty", b"x", b"y", 1, 2),
+        entry(13, 1, b"trial", b"trying", b"2.0", 1, 7),
+        entry(14, 1, b"trial", b"as-told", b"2.0", 1, 7),
+        entry(15, 1, b"adopted", b"", b"sata0", 2, 0),
+        entry(16, 1, b"adopted", b"", b"sd", 1, 0),
+        entry(17, 1, b"novelty", b"x", b"y", 1, 2),
     ]
     (read_back,) = members(disk_file, entries)
     assert [journal.tell(e) for e in read_back.entries] == [
@@ -426,6 +428,8 @@ def test_each_event_is_told_in_plain_words(disk_file):
         "sata1: disk-timeout",
         "backup-none",
         "segment app: block 3 changed by a repair in operation (restart)",
+        "version 2.0 is tried (start 1, 7 blocks)",
+        "trial as-told 2.0 1 7",
         "sata0, the first of 2 members, belongs to the controller's own set from now on",
         "sd belongs to the controller's own set from now on",
         "novelty x y 1 2",

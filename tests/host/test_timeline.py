@@ -42,6 +42,7 @@ TOLD = history(
     boot(3, "RUN_DEGRADED", "1.1", 17),
     (3, 0, "found", "", "sata1", 4, 1),
     (3, 0, "reason", "backup-none", "", 0, 0),
+    (3, 0, "trial", "trying", "1.1", 1, 7),
     (3, 0, "reason", "disk-failed", "sata1", 0, 0),
     boot(4, "RESCUE", ""),
     (4, 0, "lost", "", "flash", 9, 1),

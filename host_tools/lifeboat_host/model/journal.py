@@ -376,6 +376,15 @@ def _blocks(entry: Entry) -> str:
     return f"blocks {entry.first} to {entry.first + entry.count - 1}"
 
 
+_TRIALS = {
+    "trying": "is tried",
+    "back": "is on its way back",
+    "confirmed": "was confirmed and stays",
+    "returned": "did not stay: the one before it runs again",
+    "dropped": "was not tried: the one before it runs",
+}
+
+
 def explain(entry: Entry) -> str:
     """What the entry says and what it asks a person to do."""
     advice = reasons.advice(entry)
@@ -407,5 +416,7 @@ def tell(entry: Entry) -> str:
     if entry.event == "adopted":
         more = f", the first of {entry.first} members," if entry.first > 1 else ""
         return f"{where}{more} belongs to the controller's own set from now on"
+    if entry.event == "trial" and code in _TRIALS:
+        return f"version {where} {_TRIALS[code]} (start {entry.first}, {entry.count} blocks)"
     parts = [entry.event, code, where, str(entry.first), str(entry.count)]
     return " ".join(part for part in parts if part)
