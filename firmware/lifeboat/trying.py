@@ -13,7 +13,7 @@ from . import trial as trials
 from .errors import LifeboatError
 from .inspecting import damaged_blocks
 from .members import LEVEL, copies
-from .recovery import Plan, act, manifest_copy_of
+from .recovery import Plan, act, assess, manifest_copy_of
 
 # How often programming begins in one direction.
 _BEGINNINGS = const(3)
@@ -42,7 +42,20 @@ class PowerOn(poweron.PowerOn):
                 except LifeboatError as error:  # the memory takes no record: go on without it
                     self._blame("memory-failed", error)
                     self._inspect()
+        if self.flash and found.damaged and not found.intact and not self.unlimited:
+            if getattr(self.board, "REPAIR", "") == "ask":
+                return self._ask()
         return super().recover()
+
+    # Say what a repair would do, and leave it to a person, who comes with unlimited.
+    def _ask(self):
+        plan = assess(self.flash, self.found, self.members, self.trust, self.scratch)
+        if not plan or plan.lost:
+            return super().recover()  # which finds the same, and tells it
+        self._tell_bad(plan.manifest, plan.bad)
+        told = "%d blocks of %s" % (len(plan.bad), plan.manifest.version)
+        self.report.reason("repair-asked", "flash", told)
+        return None
 
     def finish(self, manifest, plan):
         if not self.trying:

@@ -398,6 +398,42 @@ def test_a_deadline_is_nothing_to_what_was_confirmed(tried, monkeypatch):
     assert lifeboat.power_on(tried).data["version"] == "2.0"
 
 
+# A board that asks before it repairs
+
+
+def test_a_board_that_asks_waits_with_its_plan(capsys):
+    board = updates.running_old()
+    board.REPAIR = "ask"
+    board.nor.data[2 * sim.ERASE] ^= 1
+    board.nor.data[4 * sim.ERASE] ^= 1
+    before = bytes(board.nor.data)
+    for _ in range(2):
+        report = lifeboat.power_on(board)
+        assert report.verdict == "RESCUE" and bytes(board.nor.data) == before
+        assert ["repair-asked", "flash", "2 blocks of 1.0"] in report.data["reasons"]
+        assert report.data["bad"] == [[2, 1], [4, 1]] and report.data["lost"] == []
+    assert board.power.log == []
+    report = lifeboat.power_on(board, unlimited=True)
+    assert report.verdict == "RUN" and bytes(board.nor.data) == bytes(OLD)
+
+
+def test_what_can_not_be_repaired_is_told_as_ever():
+    board = updates.running_old()
+    board.REPAIR = "ask"
+    board.nor.data[2 * sim.ERASE] ^= 1
+    rot(board, 0, 2)
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RESCUE" and report.data["lost"] == [[2, 1]]
+    assert "repair-asked" not in scenarios.codes(report)
+
+
+def test_healthy_code_asks_nothing():
+    board = updates.running_old()
+    board.REPAIR = "ask"
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RUN" and board.power.log == []
+
+
 # Who writes the disks
 
 

@@ -71,6 +71,7 @@ ADVICE = {
     "region-magic": "there is no region header here",
     "region-place": "it is not where it was made; make the region anew",
     "region-version": "the region is too new; update the boot stage",
+    "repair-asked": "the board asks before it repairs; lifeboat recover does it",
     "repair-limit": "the repair failed too often; replace the flash, lifeboat recover tries again",
     "return-none": "nothing could bring the code in flash back; make its backup first",
     "set-other": "disks of another set; if they are to be this controller's: lifeboat adopt",
