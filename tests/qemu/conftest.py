@@ -58,6 +58,8 @@ LONG = (
     "test_a_block_that_is_blank_in_the_image_is_repaired_as_fast_as_others",
     "test_going_back_to_an_older_version_makes_it_the_newest_backup",
     "test_no_write_outside_the_region",
+    "test_one_that_is_never_confirmed_is_gone_after_three_starts",
+    "test_the_example_of_the_page_confirms_itself",
     "test_steps_keep_their_time",
     "test_the_demo_heals_every_round",
     "test_the_transfer_is_near_to_what_the_line_carries",
