@@ -75,3 +75,50 @@ def uid():
 
 def retained():
     return machine.retained()
+
+
+# The watchdog, where QEMU has `-device i6300esb` (Intel 6300ESB, section 16: two stages of about a
+# millisecond a count). A new build that is tried is watched for so long.
+TRIAL_MS = 600000
+
+_WATCHDOG = 0x25AB8086  # device and vendor
+_WATCHDOG_BAR = 0x42000000
+_RELOAD = _WATCHDOG_BAR + 0x0C
+
+
+# Its configuration space, with its registers mapped; None where there is none.
+def _find_watchdog():
+    mem32 = machine.mem32
+    for config in range(_ECAM, _ECAM + (32 << 15), 1 << 15):
+        if mem32[config] == _WATCHDOG:
+            mem32[config + 0x10] = _WATCHDOG_BAR
+            machine.mem16[config + 4] = 2  # memory space
+            return config
+    return None
+
+
+# Each write wants the register unlocked anew.
+def _unlock():
+    machine.mem16[_RELOAD] = 0x80
+    machine.mem16[_RELOAD] = 0x86
+
+
+# Reset the board in so many milliseconds; 0: no more.
+def watchdog(ms):
+    config = _find_watchdog()
+    if config is None:
+        return
+    machine.mem8[config + 0x68] = 0  # off
+    if ms:
+        machine.mem16[config + 0x60] = 0  # count milliseconds, then reset
+        for stage in 0, 4:
+            _unlock()
+            machine.mem32[_WATCHDOG_BAR + stage] = min(ms // 2, 0xFFFFF)
+        _unlock()
+        machine.mem16[_RELOAD] = 0x300  # begin, and forget the last reset
+        machine.mem8[config + 0x68] = 2  # on
+
+
+# Whether it was the watchdog that reset the board.
+def barked():
+    return _find_watchdog() is not None and bool(machine.mem16[_RELOAD] & 0x200)

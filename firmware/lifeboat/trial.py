@@ -221,6 +221,7 @@ def confirm(board=None):
         if not good:
             raise LifeboatError("backup-none")
         trial.end(CONFIRMED, "")
+        found.attempt("internal", "watchdog", lambda: board.watchdog(0))
         for copy in good:
             member = copy.member
             try:

@@ -160,6 +160,20 @@ def test_the_board_is_asked_to_watch(armed):
     armed.watchdog, armed.TRIAL_MS = asked.append, 30000
     lifeboat.power_on(armed)
     assert asked == [30000]
+    trial.confirm(armed)
+    assert asked == [30000, 0]
+
+
+def test_a_board_may_say_itself_that_its_watchdog_barked(tried):
+    tried.barked = lambda: False
+    assert lifeboat.power_on(tried).data["version"] == "2.0"
+    tried.barked = lambda: True
+    assert lifeboat.power_on(tried).data["trial"]["why"] == "trial-watchdog"
+
+
+def test_one_that_fails_to_say_so_counts_starts(tried):
+    tried.barked = None
+    assert lifeboat.power_on(tried).data["version"] == "2.0"
 
 
 def test_a_watchdog_that_fails_keeps_nothing_from_running(armed):

@@ -87,6 +87,32 @@ def test_one_that_is_never_confirmed_is_gone_after_three_starts(rig2, tmp_path):
     assert rig2.heal()["reasons"] == []
 
 
+HANGS = """
+print("app: hangs")
+while True:
+    pass
+"""
+
+
+@pytest.mark.parametrize("spec", ["qemu_virt", "qemu_virt-signed"], indirect=True)
+def test_a_watchdog_ends_what_hangs(rig2, tmp_path):
+    """QEMU's i6300esb resets the machine; the power-on that follows brings the old build back."""
+    dog = ["-device", "i6300esb", "-action", "watchdog=reset"]
+    new = new_code(rig2, tmp_path / "new", 2 * MB, version="2.0", seed=2, app=HANGS)
+    with pty_board(rig2) as (port, _):
+        lifeboat("update", "--port", port, "--image", new.flash, "--yes", "--starts", "200")
+    short = "import board; board.watchdog(3000)"
+    with rig2.board(extra=dog) as board:
+        assert board.power_on_report()["version"] == "2.0"
+        board.wait_for("app: hangs")
+        board.repl(interrupt=True)
+        out, error = board.run(short, 30)  # sooner than in the board's ten minutes
+        assert not error, out + error
+        report = board.power_on_report()
+        assert (report["version"], report["trial"]["why"]) == ("1.0", "trial-watchdog")
+    assert rig2.heal()["reasons"] == []
+
+
 @pytest.fixture
 def armed(rig2, tmp_path):
     """Holds a candidate, and the next power-on tries it; the rig of the new code, too."""
