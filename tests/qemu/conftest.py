@@ -60,6 +60,7 @@ LONG = (
     "test_no_write_outside_the_region",
     "test_one_that_is_never_confirmed_is_gone_after_three_starts",
     "test_the_example_of_the_page_confirms_itself",
+    "test_an_image_from_a_file_on_the_user_area",
     "test_steps_keep_their_time",
     "test_the_demo_heals_every_round",
     "test_the_transfer_is_near_to_what_the_line_carries",

@@ -87,6 +87,53 @@ def test_one_that_is_never_confirmed_is_gone_after_three_starts(rig2, tmp_path):
     assert rig2.heal()["reasons"] == []
 
 
+# The image lies raw on the disk, behind the file system; the board makes a file of it.
+FILE = """
+import board, vfs
+from lifeboat.userarea import user_area
+
+class Part:
+    def __init__(self, dev, count):
+        self.readblocks, self.writeblocks = dev.readblocks, dev.writeblocks
+        self.dev, self.count = dev, count
+    def ioctl(self, op, arg):
+        return self.count if op == 4 else self.dev.ioctl(op, arg)
+
+area = user_area(board.disks()[0])
+part = Part(area, %d // 512)
+vfs.VfsFat.mkfs(part)
+vfs.mount(vfs.VfsFat(part), "/sd")
+buf = bytearray(65536)
+with open("/sd/new.img", "wb") as file:
+    for at in range(%d, %d, 65536):
+        area.readblocks(at // 512, buf)
+        file.write(buf)
+from lifeboat.stage import from_image
+from_image(board, "/sd/new.img")
+"""
+
+
+def test_an_image_from_a_file_on_the_user_area(rig8, tmp_path):
+    new = new_code(rig8, tmp_path / "new", 8 * MB, version="2.0", seed=2, app=GOOD)
+    data = new.flash.read_bytes()
+    first = 80 * MB
+    with open(rig8.drives[0], "r+b") as disk:
+        disk.seek(first)
+        disk.write(data)
+    with rig8.board() as board:
+        board.power_on_report()
+        board.wait_for("app: running")
+        board.repl(interrupt=True)
+        out, error = board.run(FILE % (first, first, first + len(data)), 600)
+        assert not error, out + error
+        assert "2.0 is on" in out
+    report, console = rig8.power_on()
+    assert report["version"] == "2.0" and "lifeboat-trial: confirmed 2.0" in console
+    rig8.good = new.good
+    rig8.heal()
+    assert all(rig8.copies(drive)["2.0"] == [] for drive in rig8.drives)
+
+
 HANGS = """
 print("app: hangs")
 while True:
