@@ -202,7 +202,8 @@ class PowerOn(poweron.PowerOn):
         why = trial.why
         trial.end(trials.RETURNED if trial.starts else trials.DROPPED, why)
         report.reason("trial-back", "flash", "%s: %s" % (trial.version, why))
-        self._tell("returned" if trial.starts else "dropped")
+        report.data["trial"] = trial.describe()
+        report.tell("taken-back", why, trial.version, trial.starts, self.repairs)
         self.trying = False
 
     # The new build is about to run. The start counts before it: a build that hangs the board has

@@ -24,7 +24,7 @@ CALLS = "LifeboatError", "_fail", "reason", "tell", "Inspection", "attempt", "_b
 # What tell() is called with beside them: events of the journal (format.md section 5).
 EVENTS = {
     "reason", "found", "repaired", "lost", "created", "mended", "changed", "counter", "keys",
-    "trial",
+    "trial", "taken-back",
 }  # fmt: skip
 # What Memory.state, which is set together with Memory.why, may be (format.md section 4).
 STATES = {"ok", "empty", "lost", "none"}

@@ -192,6 +192,24 @@ def test_rejected_code_is_gone_at_the_next_power_on(tried):
     assert ["trial-back", "flash", "2.0: no link"] in report.data["reasons"]
 
 
+def test_the_journals_know_why():
+    board = updates.running_old(journal=4)
+    updates.stage_new(board)
+    lifeboat.power_on(board)
+    reject(board, "no link")
+    lifeboat.power_on(board)
+    pages = b"".join(
+        sim.get(board.drives[0], scenarios.slot_of(board.drives[0], 2, journal=4) + at, 4096)
+        for at in range(0, 4 * 4096, 4096)
+    )
+    entries = {pages[at : at + 64] for at in range(0, len(pages), 64)}
+    told = [
+        e[17:56].replace(b"\0", b" ").split() for e in entries if e[17:22] in (b"trial", b"taken")
+    ]
+    assert [b"trial", b"trying", b"2.0"] in told
+    assert [b"taken-back", b"no", b"link", b"2.0"] in told
+
+
 def test_going_back_costs_what_differs(tried):
     reject(tried)
     tried.supply(Power())

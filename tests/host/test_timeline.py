@@ -43,6 +43,7 @@ TOLD = history(
     (3, 0, "found", "", "sata1", 4, 1),
     (3, 0, "reason", "backup-none", "", 0, 0),
     (3, 0, "trial", "trying", "1.1", 1, 7),
+    (3, 0, "taken-back", "crash", "1.1", 1, 7),
     (3, 0, "reason", "disk-failed", "sata1", 0, 0),
     boot(4, "RESCUE", ""),
     (4, 0, "lost", "", "flash", 9, 1),

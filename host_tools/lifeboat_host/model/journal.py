@@ -380,8 +380,6 @@ _TRIALS = {
     "trying": "is tried",
     "back": "is on its way back",
     "confirmed": "was confirmed and stays",
-    "returned": "did not stay: the one before it runs again",
-    "dropped": "was not tried: the one before it runs",
 }
 
 
@@ -418,5 +416,8 @@ def tell(entry: Entry) -> str:
         return f"{where}{more} belongs to the controller's own set from now on"
     if entry.event == "trial" and code in _TRIALS:
         return f"version {where} {_TRIALS[code]} (start {entry.first}, {entry.count} blocks)"
+    if entry.event == "taken-back":
+        blocks = f"{entry.count} blocks"
+        return f"version {where} did not stay ({code}): the one before it is back, {blocks}"
     parts = [entry.event, code, where, str(entry.first), str(entry.count)]
     return " ".join(part for part in parts if part)

@@ -30,7 +30,8 @@ MARKS = {
         '<circle class="adopted" r="6.5"/><path class="cross" d="M-3.5 0-1 3 3.5-3"/>',
         "the controller's own from now on",
     ),
-    "trial": ('<path class="changed" d="M-6-6H6L0 6Z"/>', "a new build is tried, or no more"),
+    "trial": ('<path class="changed" d="M-6-6H6L0 6Z"/>', "a new build is tried, or stays"),
+    "taken-back": ('<path class="lost" d="M-6 6H6L0-6Z"/>', "a new build is gone again"),
     "other": ('<text class="muted middle" y="4">?</text>', "of a later version"),
     "operation": (
         '<rect class="operation" x="-7" y="-7" width="14" height="14"/>',
