@@ -67,7 +67,8 @@ class Stage(Session):
         # Read back into other memory than that of the source: another disk still wants it.
         self._piece = memoryview(bytearray(min(_PIECE, new.block_size)))
         trial.staging = True
-        self._slots = []  # [Copy, a byte for each block that it holds]
+        self._slots = []  # (Copy, a byte for each block that it is known to hold)
+        self._resumed = []  # Copies that were begun before
         for member in self._members:
             if member.writable:
                 self._on(member, self._open, member)
@@ -117,7 +118,8 @@ class Stage(Session):
         free = [copy for copy in member.copies if copy.kind == FREE]
         for copy in free:
             if region.holds_manifest(copy.slot, new, unit):
-                self._slots.append([copy, None])
+                self._slots.append((copy, bytearray(new.block_count)))
+                self._resumed.append(copy)
                 return
         if not free:
             self._see_whole(member)
@@ -134,7 +136,7 @@ class Stage(Session):
         region.flush()
         if not region.holds_manifest(slot, new, unit):
             raise LifeboatError("disk-lies", "slot %d" % slot)
-        self._slots.append([copy, bytearray(new.block_count)])
+        self._slots.append((copy, bytearray(new.block_count)))
 
     # Before an older copy goes, that of the code that runs is whole.
     def _see_whole(self, member):
@@ -153,12 +155,10 @@ class Stage(Session):
         block of work after each yield."""
         new, now, scratch = self._new, self._now, self._scratch
         blocks = range(new.block_count)
-        for slot in self._slots:
-            copy, have = slot
-            if have is None:
-                slot[1] = have = bytearray(new.block_count)
+        for copy, have in self._slots:
+            if copy in self._resumed:
                 for block in blocks:
-                    have[block] = self._reads(copy, block)
+                    have[block] = have[block] or self._reads(copy, block)
                     yield block
         for block in blocks:
             if block < now.block_count and now.digest(block) == new.digest(block):
@@ -232,7 +232,7 @@ class Stage(Session):
         """
         for slot in list(self._slots):
             copy, have = slot
-            if all(have or b"\0"):
+            if all(have):
                 self._on(copy.member, self._seal, copy)
             else:
                 self._slots.remove(slot)

@@ -153,6 +153,16 @@ def test_it_goes_on_where_it_was(board):
     assert begun(board).needed == [1, 2, 4, 5]
 
 
+def test_who_does_not_look_what_is_there_sends_all_again(board):
+    begun(board).put(0, block_of(NEW, 0))
+    staged = stage.Stage(board, manifest_of(NEW))
+    assert staged.needed == list(BLOCKS)
+    for block in BLOCKS:
+        staged.put(block, block_of(NEW, block))
+    assert staged.commit() == ["disk0", "disk1"]
+    assert [candidate(disk) for disk in board.drives] == [WHOLE] * 2
+
+
 def test_what_one_disk_has_another_one_gets(board):
     away = board.drives.pop()
     updates.stage_new(board, arm=False)
