@@ -225,3 +225,42 @@ def test_each_way_is_cut(sweep, armed, tmp_path, monkeypatch, way):
     check = check_either(rig, old, new.good)
     kinds = cut_all(sweep, rig, tmp_path, lambda rig: None, check, then)
     assert ("flash", "write") in kinds or ("flash", "program") in kinds or not sweep.whole
+
+
+# The application stages what lies raw on its disk.
+STAGE = """
+import board
+from lifeboat.stage import Stage
+from lifeboat.userarea import user_area
+area = user_area(board.disks()[0])
+first, size, manifest_at, length = %d, %d, %d, %d
+buf = memoryview(bytearray(size))
+area.readblocks((first + manifest_at) // 512, buf)
+stage = Stage(board, buf[:length])
+for _ in stage.gather():
+    pass
+for block in stage.needed:
+    area.readblocks((first + block * size) // 512, buf)
+    stage.put(block, buf)
+stage.commit()
+stage.arm(200)
+"""
+
+
+@pytest.mark.slow
+def test_staging_is_cut(sweep, rig2, tmp_path, monkeypatch):
+    """Old copies are whole after each cut; a later power-on has one of both builds."""
+    from qemu import test_power_cuts
+
+    monkeypatch.setattr(test_power_cuts, "CUTS", max(CUTS, 10))
+    new = new_code(rig2, tmp_path / "new", 2 * MB, version="2.0", seed=2)
+    data, first = new.flash.read_bytes(), 80 * MB
+    with open(rig2.drives[0], "r+b") as disk:
+        disk.seek(first)
+        disk.write(data)
+    manifest = data[new.manifest_at :]
+    length = int.from_bytes(manifest[12:16], "little")
+    then = STAGE % (first, rig2.spec.block_size, new.manifest_at, length)
+    check = check_either(rig2, bytes(rig2.good), new.good)
+    kinds = cut_all(sweep, rig2, tmp_path, lambda rig: None, check, then)
+    assert ("disk", "write") in kinds or not sweep.whole
