@@ -94,6 +94,8 @@ class Copy:
     no such record.
     """
 
+    magic = b""
+
     def __init__(self, member, slot, unit):
         self.member = member
         self.slot = slot

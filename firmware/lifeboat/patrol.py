@@ -65,6 +65,9 @@ class Patrol(CopyPatrol):
         self._pending = self._source_name = None
         self._scheduled = False
         self._tries = {}  # what was mended: how often
+        # A confirmation makes the scrubber begin again, without one.
+        tried = trial and trial.Trial(self._memory).open
+        self._deadline = getattr(board, "TRIAL_MS", None) if tried else None
 
     # Backup copies as (Copy, Manifest): of the code that runs, and of older known code for this
     # board.
@@ -116,8 +119,8 @@ class Patrol(CopyPatrol):
 
     def reject_late(self, uptime_ms):
         """Send a build back that is tried and was not confirmed within the board's TRIAL_MS."""
-        limit = getattr(self._board, "TRIAL_MS", None)
-        if limit and uptime_ms > limit and trial and trial.Trial(self._memory).open:
+        if self._deadline and uptime_ms > self._deadline:
+            self._deadline = None
             try:
                 trial.reject("trial-late", self._board)
             except LifeboatError:

@@ -42,7 +42,7 @@ RETURNED = const(4)
 DROPPED = const(5)
 _WORDS = ("none", "trying", "back", "confirmed", "returned", "dropped")
 
-STARTS = const(3)
+_STARTS = const(3)
 CANDIDATE = b"LBCANDID"  # the magic of its record
 
 # While a new build is being staged its slot is not for anybody else.
@@ -84,8 +84,12 @@ class Trial:
         """Whether it is under way: the record, not the manifest, says what flash is to hold."""
         return _NONE < self.state <= BACK
 
-    def begin(self, new, old, limit):
-        """Write that a manifest's build is tried from the next power-on on, in place of old's."""
+    def begin(self, board, new, old, starts=None):
+        """Write that a manifest's build is tried from the next power-on on, in place of old's.
+
+        starts: how often it may begin to run, None: what the board says.
+        """
+        limit = starts or getattr(board, "TRIAL_STARTS", _STARTS)
         self.build, self.version, self.counter = new.build, new.version, new.security_counter
         self.old, self.old_version = old.build, old.version
         self.note(state=TRYING, starts=0, limit=limit, begun=0, why="")
@@ -142,7 +146,7 @@ def candidates(members):
     """Yield (Copy, its record) of every slot of the own set in which a candidate stands."""
     for copy in copies(members):
         member = copy.member
-        if member.own and copy.kind == FREE and getattr(copy, "magic", b"") == CANDIDATE:
+        if member.own and copy.kind == FREE and copy.magic == CANDIDATE:
             try:
                 found = member.attempt(
                     member.region.commit, copy.slot, member.unit.get(), CANDIDATE
@@ -163,12 +167,16 @@ def take(members, build):
     return taken
 
 
-def load(copy, record, trust):
-    """Return the trusted Manifest of a candidate, or None; it stays what it is."""
-    copy.kind, copy.commit = COMMITTED, record
-    manifest = copy.load(trust)
-    copy.kind, copy.commit = FREE, None
-    return manifest
+def offers(members, trust, but):
+    """Yield (trusted Manifest, Copy) of the candidates that may be tried here; they stay what
+    they are. but: build ids that are not looked at."""
+    for copy, record in candidates(members):
+        if record.build not in but:
+            copy.kind, copy.commit = COMMITTED, record
+            manifest = copy.load(trust)
+            copy.kind, copy.commit = FREE, None
+            if manifest and trust.leaves_memory(manifest):
+                yield manifest, copy
 
 
 def whole(copy, manifest, scratch):

@@ -235,17 +235,11 @@ class PowerOn(poweron.PowerOn):
     # signed, with a counter that was neither reached nor tried. Returns whether it did.
     def _accept_offer(self, manifest):
         trust, trial = self.trust, self.trial
-        owner, memory = trust.owner, trust.memory
+        owner = trust.owner
         if trial.state == trials.RETURNED and trial.old == manifest.build:
             self.report.data["trial"] = trial.describe()
-        offers = []
-        for copy, record in trials.candidates(self.members):
-            if record.build != manifest.build and record.build not in memory.rejected:
-                offers.append((copy, record))
-        for copy, record in offers:
-            new = trials.load(copy, record, trust)
-            if not new or not trust.leaves_memory(new):
-                continue
+        but = [manifest.build] + trust.memory.rejected
+        for new, copy in trials.offers(self.members, trust, but):
             counter = new.security_counter
             if (
                 owner
@@ -253,7 +247,7 @@ class PowerOn(poweron.PowerOn):
                 and counter > max(owner.counter, trial.counter)
                 and not running.attended
             ):
-                trial.begin(new, manifest, getattr(self.board, "TRIAL_STARTS", trials.STARTS))
+                trial.begin(self.board, new, manifest)
                 return True
             told = "%s %s" % (new.version, hexlify(new.build).decode()[:12])
             self.report.reason("update-offered", copy.member.name, told)

@@ -52,14 +52,17 @@ class Session:
         memory = trust.memory
         if not (trust.remembers and memory.writable and trust.declares_memory(now)):
             raise LifeboatError("memory-none")
-        starts = starts or getattr(self.board, "TRIAL_STARTS", trial.STARTS)
-        trial.Trial(memory).begin(new, now, starts)
+        trial.Trial(memory).begin(self.board, new, now, starts)
         trial.staging = False
-        area = self.board.retained()
-        if area:  # not even a soft reset is to believe the last verdict
-            area[:4] = bytes(4)
+        self._forget_report()
         if running.report:  # a scrubber begins again, with this memory
             running.report = Report(running.report.data)
+
+    # Not even a soft reset is to believe the last verdict.
+    def _forget_report(self):
+        area = self.board.retained()
+        if area:
+            area[:4] = bytes(4)
 
 
 class Update(Session):
@@ -70,9 +73,8 @@ class Update(Session):
     """
 
     def __init__(self, board, disks=None):
-        # Neither a scrubber nor a soft reset may believe the last verdict from here on.
+        # No scrubber may believe the last verdict from here on.
         running.attended = True
-        self._area = board.retained()
         super().__init__(board, disks)
         self.manifest, self._bad = None, ()
         try:
@@ -100,12 +102,9 @@ class Update(Session):
     def offers(self):
         """Yield (Manifest, Copy) of each build that a candidate holds whole, whoever made it."""
         seen = []
-        for copy, record in trial.candidates(self._members):
-            if record.build not in seen:
-                manifest = trial.load(copy, record, self._trust)
-                if manifest and self._trust.leaves_memory(manifest):
-                    seen.append(manifest.build)
-                    yield manifest, copy
+        for manifest, copy in trial.offers(self._members, self._trust, seen):
+            seen.append(manifest.build)
+            yield manifest, copy
 
     def known(self, manifest):
         """Return whether a build has run here."""
@@ -129,8 +128,7 @@ class Update(Session):
         self._keep(bad)
         if flash.holds(manifest):
             plan.manifest_copy = None
-        if self._area:
-            self._area[:4] = bytes(4)
+        self._forget_report()
         act(flash, plan, scratch, self.report, trust.memory)
         return manifest, len(bad)
 

@@ -52,7 +52,8 @@ STRUCTURES = {
     "entry",
     "memory",
     "record",
-} | {"trial"}
+    "trial",
+}
 
 ROWS = tables()
 TABLES = {name: [row[:3] for row in rows] for name, rows in ROWS.items()}

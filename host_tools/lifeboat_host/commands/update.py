@@ -92,24 +92,22 @@ def _run(args: argparse.Namespace, output: Output) -> int:
         return _update(args, output)
     with connected(args) as agent:
         agent.need_updates()
-        about: dict[str, Any] = agent.call("trial")
+        about: dict[str, Any]
         last = agent.about["report"]
-        done = False
+        done = True
         if args.confirm:
-            about, done = agent.call("confirm", timeout=_GATHER_S), True
+            about = agent.call("confirm", timeout=_GATHER_S)
             output.show(f"{about['trial']['version']} stays")
         elif args.reject is not None:
-            about, done = agent.call("reject", args.reject), True
+            about = agent.call("reject", args.reject)
             last = _reset(output, agent)
         elif args.accept:
-            chosen = _chosen(args.accept, about["offers"])
+            chosen = _chosen(args.accept, agent.call("trial")["offers"])
             consent.confirm(_stakes(chosen["version"], chosen["build"]), args.yes)
-            about, done = (
-                agent.call("accept", chosen["build"], args.starts, timeout=_STAGE_S),
-                True,
-            )
+            about = agent.call("accept", chosen["build"], args.starts, timeout=_STAGE_S)
             last = _try(args, output, agent, chosen["build"])
         else:
+            about, done = agent.call("trial"), False
             output.show(grid(_rows(about)), "")
         output.result(_told(agent, about, done, last))
     return EXIT_OK

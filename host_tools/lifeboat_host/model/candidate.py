@@ -60,10 +60,11 @@ def write(
     candidate's record. Raises LifeboatError: disk-write, disk-read, region-readback.
     """
     disk.allow([(slot.offset, slot.offset + header.slot_size)])
-    _put(disk, slot.offset, bytes(UNIT))
-    _put(disk, slot.offset + MANIFEST_OFFSET, manifest.raw.ljust(header.manifest_room, b"\0"))
+    region.write_units(disk, {slot.offset: bytes(UNIT)})
+    area = manifest.raw.ljust(header.manifest_room, b"\0")
+    region.write_units(disk, {slot.offset + MANIFEST_OFFSET: area})
     for number in range(manifest.block_count):
-        _put(disk, slot.blocks + number * manifest.block_size, block(number))
+        region.write_units(disk, {slot.blocks + number * manifest.block_size: block(number)})
         if progress:
             progress(number + 1, manifest.block_count)
     record = Commit(
@@ -76,18 +77,7 @@ def write(
         manifest.block_count,
         manifest.security_counter,
     )
-    _put(disk, slot.offset, record.pack(candidate=True))
-
-
-def _put(disk: Disk, offset: int, data: bytes) -> None:
-    disk.write(offset, data)
-    disk.flush()
-    if disk.read(offset, len(data)) != data:
-        raise LifeboatError(
-            "region-readback",
-            f"{disk.path}, offset 0x{offset:x}: reads back otherwise than it was written",
-            "do not trust this disk",
-        )
+    region.write_units(disk, {slot.offset: record.pack(candidate=True)})
 
 
 def _no_room(disk: Disk, why: str) -> LifeboatError:

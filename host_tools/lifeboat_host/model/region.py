@@ -549,8 +549,8 @@ def create(disk: Disk, header: RegionHeader) -> None:
     """
     disk.allow([(header.start, header.end)])
     fresh = fresh_units(header)
-    _write_units(disk, {at: data for at, data in fresh.items() if at not in header.copies})
-    _write_units(disk, {at: data for at, data in fresh.items() if at in header.copies})
+    write_units(disk, {at: data for at, data in fresh.items() if at not in header.copies})
+    write_units(disk, {at: data for at, data in fresh.items() if at in header.copies})
 
 
 def retire(disk: Disk, header: RegionHeader) -> None:
@@ -567,7 +567,7 @@ def retire(disk: Disk, header: RegionHeader) -> None:
     records = (MAGICS["commit"], CANDIDATE)
     for offsets, magics in ((slots, records), (header.copies, (MAGICS["region"],))):
         ours = [at for at in offsets if _unreadable_or(magics, disk, at)]
-        _write_units(disk, dict.fromkeys(ours, bytes(UNIT)))
+        write_units(disk, dict.fromkeys(ours, bytes(UNIT)))
 
 
 def _unreadable_or(magics: tuple[bytes, ...], disk: Disk, offset: int) -> bool:
@@ -577,12 +577,16 @@ def _unreadable_or(magics: tuple[bytes, ...], disk: Disk, offset: int) -> bool:
         return True  # nothing is lost by writing there, and it may be readable again later
 
 
-def _write_units(disk: Disk, units: dict[int, bytes]) -> None:
+def write_units(disk: Disk, units: dict[int, bytes]) -> None:
+    """Write bytes at byte offsets, flush, and read all of it back.
+
+    Raises LifeboatError: disk-write, disk-read, region-readback.
+    """
     for offset, data in units.items():
         disk.write(offset, data)
     disk.flush()
     for offset, data in units.items():
-        if disk.read(offset, UNIT) != data:
+        if disk.read(offset, len(data)) != data:
             raise LifeboatError(
                 "region-readback",
                 f"{disk.path}, offset 0x{offset:x}: reads back otherwise than it was written",
