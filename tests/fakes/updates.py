@@ -1,6 +1,7 @@
 """A board on its way from version 1.0 to 2.0 by the disks; no test framework here."""
 
 import struct
+from errno import EIO
 
 import lifeboat
 from fakes import board as sim
@@ -53,6 +54,18 @@ def memory_of(board):
 def trying(board):
     """Return the Trial in the memory of a board."""
     return trial.Trial(memory_of(board))
+
+
+def dies_after(disk, commands):
+    """Let a disk give errors after so many commands."""
+    left = commands
+
+    def fault(op, lba, count):
+        nonlocal left
+        left -= 1
+        return EIO if left < 0 else None
+
+    disk.fault = fault
 
 
 def copy_of(board):

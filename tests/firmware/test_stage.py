@@ -320,15 +320,7 @@ def test_a_board_without_a_policy_takes_nothing(board):
 
 @pytest.mark.parametrize("at", range(0, 80, 3))
 def test_a_disk_that_dies_is_left_out(board, at):
-    left = at
-
-    def fault(op, lba, count):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            return EIO
-
-    board.drives[1].fault = fault
+    updates.dies_after(board.drives[1], at)
     staged = updates.stage_new(board)
     assert "disk0" in staged.names
     assert lifeboat.power_on(board).data["version"] == "2.0"

@@ -1,7 +1,5 @@
 """A new build is tried once, stays when it is confirmed, and else the old one is back (I4)."""
 
-from errno import EIO
-
 import machine
 import pytest
 
@@ -659,15 +657,7 @@ def test_so_does_a_second_one_in_what_follows(sweep, states, phase, torn):
 def test_a_member_that_vanishes_at_any_step_is_passed_by(states, phase, at):
     state, act = PHASES[phase]
     board = updates.copy_of(states[state])
-    left = at
-
-    def fault(op, lba, count):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            return EIO
-
-    board.drives[0].fault = fault
+    updates.dies_after(board.drives[0], at)
     act(board)
     board.drives[0].fault = None
     version = judge(board, at).data["version"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.qemu import board_spec
 
+_DIGITS = 4  # of a build id: fewer may be meant as a version
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 if TYPE_CHECKING:
@@ -80,3 +81,9 @@ def flash_numbers(args: argparse.Namespace) -> tuple[str, int, int]:
         args.flash_size or spec.flash_size,
         args.block_size or spec.block_size,
     )
+
+
+def means(wanted: str, version: str, build: str) -> bool:
+    """Whether a person who says `wanted` means this build, by its version or by the first digits
+    of its id."""
+    return version == wanted or (len(wanted) >= _DIGITS and build.startswith(wanted.lower()))

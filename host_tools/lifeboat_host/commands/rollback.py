@@ -33,7 +33,6 @@ examples:
 
 exit codes: 0 the board runs that build; 1 otherwise
 """
-_DIGITS = 4  # of a build id: fewer may be meant as a version
 
 
 def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
@@ -157,12 +156,7 @@ def _chosen(wanted: str | None, builds: Sequence[Build], now: str | None) -> Bui
             "the disks hold no other build that has run here",
             f"builds here: {listed}; name one to run what never ran here",
         )
-    fitting = [
-        build
-        for build in builds
-        if build.version == wanted
-        or (len(wanted) >= _DIGITS and build.build.startswith(wanted.lower()))
-    ]
+    fitting = [build for build in builds if options.means(wanted, build.version, build.build)]
     if len(fitting) == 1:
         return fitting[0]
     why = f"{len(fitting)} builds here are" if fitting else "no build here is"

@@ -45,7 +45,6 @@ exit codes: 0 as wished; 1 otherwise, the old build running included
 _GATHERED = 16  # blocks at a time
 _GATHER_S = 300
 _STAGE_S = 600  # the board may read a whole copy before it gives up another one
-_DIGITS = 4  # of a build id: fewer may be meant as a version
 _TOLD = "lifeboat-trial: "  # begins a line on the console
 _TRIES = 3
 
@@ -226,12 +225,7 @@ def _reset(output: Output, agent: Agent) -> dict[str, Any]:
 
 
 def _chosen(wanted: str, offers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    fitting = [
-        offer
-        for offer in offers
-        if offer["version"] == wanted
-        or (len(wanted) >= _DIGITS and offer["build"].startswith(wanted.lower()))
-    ]
+    fitting = [o for o in offers if options.means(wanted, o["version"], o["build"])]
     if len({offer["build"] for offer in fitting}) == 1:
         return fitting[0]
     listed = "; ".join(f"{o['version']}, build {o['build']}" for o in offers) or "none"

@@ -24,11 +24,7 @@ def room(disk: Disk, header: RegionHeader, manifest: Manifest) -> region.Slot:
     which build runs. Raises LifeboatError: region-version, stage-room.
     """
     if header.read_only:
-        raise LifeboatError(
-            "region-version",
-            f"{disk.path}: the region has a feature of a newer format: this version only reads it",
-            "use a lifeboat release that knows this format; do not overwrite it",
-        )
+        raise region.read_only_error(header)
     size = header.blocks_offset + manifest.block_count * manifest.block_size
     if len(manifest.raw) > header.manifest_room or size > header.slot_size:
         raise _no_room(disk, "its slots are too small for this image")

@@ -493,7 +493,7 @@ def joining(
             f"give --member, 0 to {member.member_count - 1}, not {member.member_index}",
         )
     if member.read_only:
-        raise _read_only(member)
+        raise read_only_error(member)
     size = sectors * disk.lba_size if sectors else member.size
     start_lba, sectors = place(disk, where, size)
     header = replace(
@@ -512,7 +512,8 @@ def joining(
     return replace(header, directory=pack_directory(header.extents))
 
 
-def _read_only(header: RegionHeader) -> LifeboatError:
+def read_only_error(header: RegionHeader) -> LifeboatError:
+    """The error for a region that this version may only read."""
     return LifeboatError(
         "region-version",
         f"the region at LBA {header.start_lba} has a feature of a newer format: "
@@ -561,7 +562,7 @@ def retire(disk: Disk, header: RegionHeader) -> None:
     may not write there.
     """
     if header.read_only:
-        raise _read_only(header)
+        raise read_only_error(header)
     disk.allow([(header.start, header.end)])
     slots = [header.slot(index) for index in range(header.slot_count)]
     records = (MAGICS["commit"], CANDIDATE)
