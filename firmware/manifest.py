@@ -10,7 +10,8 @@
 #           "journal" keeps a log in the regions, "scrub" inspects during operation, "agent"
 #           lets `lifeboat provision` and its friends talk to the board, "romfs" mounts the
 #           applications in flash, "userarea" gives them a disk without its region, "update"
-#           tries new builds and goes back to older ones, "advice" has a sentence for each reason
+#           tries new builds and goes back to older ones, "parity" heals a block that is bad in flash
+#           and in every copy, "evidence" (beside "journal") keeps what damage looked like, "advice" has a sentence for each reason
 #           code on the console, "signed" is for boards that run only what their owner signed,
 #           "lock" (beside it) lets such a board close its console
 options.defaults(arch="", drivers="", extras="")
@@ -40,13 +41,15 @@ _CORE = (
 _EXTRAS = {
     "advice": ("advice",),
     "agent": ("agent", "agent_disks", "line"),
+    "evidence": ("evidence", "extended", "journal"),
     "journal": ("journal",),
     "lock": ("lock",),
     "signed": ("owner", "lms"),
+    "parity": ("parity", "extended"),
     "partitioning": ("partitioning",),
     "romfs": ("romfs",),
     "scrub": ("scrub", "scrub_state", "patrol", "patrol_copies", "operation"),
-    "update": ("update", "stage", "trial", "trying", "agent_update"),
+    "update": ("update", "stage", "trial", "trying", "agent_update", "extended"),
     "userarea": ("userarea",),
 }
 _MMIO = {"rv32": ("mmio", "kernels_copy"), "viper": ("mmio", "kernels_copy"), "": ("mmio",)}
@@ -54,6 +57,7 @@ _MAPPED = {"ahci", "cfi", "ohci"}  # drivers of memory-mapped devices
 # Drivers whose hot loops are modules of their own, and in which form.
 _LOOPED = {"ahci", "sdspi", "sifive_spi"}
 _LOOPS = {"rv32": "rv32", "viper": "plain", "": "plain"}
+_HOT = {"evidence": "kernels_compare", "parity": "kernels_xor"}  # of extras, in machine code
 _KERNELS = {
     "rv32": ("kernels_viper", "kernels_rv32"),
     "viper": ("kernels_viper", "kernels_viper_crc"),
@@ -64,6 +68,7 @@ _KERNELS = {
 # is told by its code or its repr(), not by a traceback.
 _drivers = options.drivers.split()
 _loops = [name for name in _drivers if name in _LOOPED]
+_extras = options.extras.split()
 package(
     "lifeboat",
     files=[
@@ -73,10 +78,11 @@ package(
         + (_MMIO[options.arch] if _MAPPED & set(_drivers) else ())
         + tuple(f"drivers/{name}" for name in _drivers)
         + tuple(f"drivers/{name}_{_LOOPS[options.arch]}" for name in _loops)
+        + tuple(_HOT[name] for name in _extras if name in _HOT and options.arch)
     ],
     opt=3,
 )
 package(
     "lifeboat",
-    files=[name + ".py" for extra in options.extras.split() for name in _EXTRAS[extra]],
+    files=sorted({name + ".py" for extra in _extras for name in _EXTRAS[extra]}),
 )

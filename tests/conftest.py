@@ -15,6 +15,14 @@ import cpython_floor  # noqa: E402 - the path to it is set above
 
 cpython_floor.install()
 
+
+
+@pytest.fixture
+def no_parity(monkeypatch):
+    """A board without the extra parity: a block that is bad in flash and in every copy is lost."""
+    monkeypatch.setattr("lifeboat.extended.parity", None)
+
+
 FLOORS = {"unix": "unix", "arm": "arm", "qemu": "qemu"}
 
 

@@ -26,9 +26,9 @@ from .codeflash import CodeFlash
 from .report import Report
 from .trust import Trust
 
-# An extra: boards that try new builds.
+# An extra: new builds that are tried, parity, evidence.
 try:
-    from .trying import PowerOn
+    from .extended import PowerOn
 except ImportError:
     from .poweron import PowerOn
 

@@ -42,8 +42,8 @@ _SET = const(1704067200)
 _FROM_2000 = const(946684800)
 
 
-# Seconds since 1970; a port may have no clock at all.
-def _now():
+def now():
+    """Return the seconds since 1970, 0 when that is not known: a port may have no clock at all."""
     if not hasattr(time, "gmtime"):
         return 0
     now = int(time.time())
@@ -285,7 +285,7 @@ class Log:
         if uptime_s and uptime_s * 1000 > _TICKS:
             uptime, phase = uptime_s & _MASK, _SECONDS
         for entry in packed:
-            pack_into("<III", entry, 4, session, _now(), uptime)
+            pack_into("<III", entry, 4, session, now(), uptime)
             entry[16] |= phase
         begins = packed[0][17:28] == _BEGIN
         for member, journal in self._journals:

@@ -51,6 +51,28 @@ def copy32(addr, buf, offset, nbytes):
         addr += 4
 
 
+def xor(buf, other):
+    for i in range(len(buf)):
+        buf[i] ^= other[i]
+
+
+def compare(was, right, counts):
+    for a, b in zip(was, right):
+        if a != b:
+            counts[0] += _ones(a & ~b)
+            counts[1] += _ones(b & ~a)
+            counts[2] += 1
+            counts[3] += a == 0xFF
+
+
+def _ones(x):
+    n = 0
+    while x:
+        x &= x - 1
+        n += 1
+    return n
+
+
 # Machines that reorder memory and device accesses need more than this to do DMA.
 def fence():
     pass

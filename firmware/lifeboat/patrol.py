@@ -31,6 +31,10 @@ try:
     from . import trial
 except ImportError:
     trial = None
+try:
+    from .evidence import Keeper
+except ImportError:
+    Keeper = None
 
 
 class Patrol(CopyPatrol):
@@ -61,6 +65,7 @@ class Patrol(CopyPatrol):
         self._clear = choose_own(self._members, trust, Findings())
         check(self._members, self.manifest, trust)
         self._log = Log(self._members, self.findings) if Log else None
+        self._keeper = Keeper(flash, "scrub", self.manifest) if Keeper else None
         self._copies = self._find_copies()
         self._pending = self._source_name = None
         self._scheduled = False
@@ -109,13 +114,14 @@ class Patrol(CopyPatrol):
 
     def begin(self):
         """What comes before the first pass: the memory, and backups that the power-on left out."""
-        yield from self.look_at_memory()
+        yield from self._guarded(self._memory_work())
         for member in self._members:
             behind = member.writable and member.backup not in (LEVEL, CREATED)
             idle = not (trial and trial.is_open(self._memory))
             if self._clear and behind and idle and not self.manifest.read_only:
                 if self._may_mend((member.name, "backup")):
                     yield from self._guarded(self._create(member))
+        yield from self._guarded(self._look_at_parity())
 
     def reject_late(self, uptime_ms):
         """Send a build back that is tried and was not confirmed within the board's TRIAL_MS."""
@@ -126,9 +132,11 @@ class Patrol(CopyPatrol):
             except LifeboatError:
                 pass  # it is on its way back already, or the memory takes no record
 
-    def look_at_memory(self):
-        """Compare the two mirrors of the memory, and heal one from the other."""
-        return self._guarded(self._memory_work())
+    def end(self):
+        """What comes after a pass: the memory's two mirrors are compared, and one heals the other;
+        parity is read."""
+        yield from self._guarded(self._memory_work())
+        yield from self._guarded(self._look_at_parity())
 
     def _guarded(self, work):
         try:
@@ -272,6 +280,8 @@ class Patrol(CopyPatrol):
         for name in names:
             self.findings.tell("changed", self._scrubber.policy, name, number, 1)
         yield from self._note()
+        if self._keeper:
+            yield from self._keeper.write(self._members, self._report.data.get("session", 0))
         if names and self._scrubber.policy == RESTART:
             machine.reset()
         self._scrubber.altered(names)

@@ -9,6 +9,11 @@ from .creating import write_blocks
 from .errors import LifeboatError
 from .kernels import crc32
 
+try:
+    from .parity import Parity
+except ImportError:
+    Parity = None
+
 # The policies. What a repair is followed by, or that there is none: then the next power-on heals.
 REPAIR = "repair"
 RESTART = "restart"
@@ -171,6 +176,33 @@ class CopyPatrol:
             if right:
                 return as_source(_reader(other, manifest.block_size))
         return None
+
+    # Parity of the code that runs: it is made where there is room for it, and again when it rots.
+    def _look_at_parity(self):
+        for copy, manifest in self._copies if Parity else ():
+            member = copy.member
+            if manifest is self.manifest and member.readable and not copy.commit.read_only:
+                try:
+                    yield from self._tend(member, Parity(copy, manifest))
+                except LifeboatError as error:
+                    if error.code != "flash-changed":  # the flash is looked at by others
+                        member.tell(error.code, error.detail)
+                except OSError as error:
+                    member.io_error(error)
+
+    def _tend(self, member, parity):
+        parity.load()
+        yield False
+        if parity.sums:
+            if (yield from parity.verify()):
+                return
+            member.tell("parity-bad")
+        wanted = parity.room and not parity.newer
+        if wanted and member.writable and self._may_mend((member.name, "parity")):
+            bad = parity.sums
+            yield from parity.make(self._flash, self._buf[:_UNIT])
+            if bad:
+                self.findings.tell("mended", "parity", member.name, 0, 0)
 
     def _look_at_header(self, region, member):
         region.bad_copies = []

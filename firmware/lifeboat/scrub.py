@@ -204,7 +204,7 @@ class Scrubber:
             self._full = self._clock
             self._left = patrol.units
             self._save()
-            yield from patrol.look_at_memory()
+            yield from patrol.end()
 
     # --- what survives a warm reset --------------------------------------------------------
 

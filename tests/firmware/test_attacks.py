@@ -113,6 +113,7 @@ def another_disk(controller, content, set_id=b"E" * 16, name="evil", generation=
 # Code of an unknown build
 
 
+@pytest.mark.usefixtures("no_parity")
 @pytest.mark.parametrize("remembers", ALL)
 def test_a_planted_build_does_not_take_the_place_of_a_block_that_rotted(remembers):
     """poc_trust p1"""
@@ -191,6 +192,7 @@ def forge_all(it, slot=0, blocks=range(6), which=None):
             place.put(place.block(slot, block), forged)
 
 
+@pytest.mark.usefixtures("no_parity")
 @pytest.mark.parametrize("remembers", REMEMBERING)
 def test_copies_with_the_right_crc_only_are_passed_by_for_a_whole_older_one(remembers):
     """poc_trust p1b"""

@@ -73,7 +73,7 @@ def test_the_line_on_the_console_is_the_report_that_is_returned(capsys):
     assert data == report.data == lifeboat.report().data
     assert data["product"] == "sim" and data["version"] == "2.0" and data["blocks"] == 6
     assert data["manifest"] == "ok" and data["trust"] == "unsigned"
-    level = {"state": "level", "generation": 1}
+    level = {"state": "level", "generation": 1, "parity": "level"}
     assert data["members"] == [dict(level, disk="disk0"), dict(level, disk="disk1")]
     assert set(data["ms"]) == {"inspect", "recover", "backup", "total"}
 
@@ -355,6 +355,7 @@ def test_after_a_soft_reset_without_a_stored_report_everything_is_inspected(monk
     assert report.verdict == "RUN" and report.data["erases"] == 1
 
 
+@pytest.mark.usefixtures("no_parity")
 def test_a_rescue_too_long_to_keep_does_not_leave_the_run_before(monkeypatch):
     board = backed_up(1)
     assert Report.kept(board.kept).verdict == "RUN"

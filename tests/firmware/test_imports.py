@@ -17,13 +17,15 @@ LEVELS = [
     {"stage"},
     {"update"},
     {"boot", "romfs", "scrub", "agent_disks", "lock"},
+    {"extended"},
     {"trying"},
     # the flow at power-on, and the one in operation
     {"poweron", "patrol"},
     {"patrol_copies", "operation", "scrub_state"},
     {"trial"},
+    {"evidence"},
     # policy: deciding and doing
-    {"creating", "recovery"},
+    {"creating", "recovery", "parity"},
     {"checking", "inspecting"},
     # whom it is about, and who is told
     {"members", "userarea", "journal", "report"},
@@ -35,7 +37,8 @@ LEVELS = [
     {"drivers.*_"},
     {"mmio"},
     {"blockdev", "errors", "kernels", "drivers", "running", "advice", "lms"},
-    {"kernels_plain", "kernels_rv32", "kernels_viper_crc", "kernels_copy"},
+    {"kernels_plain", "kernels_rv32", "kernels_viper_crc"},
+    {"kernels_copy", "kernels_xor", "kernels_compare"},
     {"kernels_viper"},
 ]
 

@@ -90,6 +90,7 @@ def test_a_healthy_power_on_writes_nothing():
     assert "session" not in report.data
 
 
+@pytest.mark.usefixtures("no_parity")
 def test_damage_repair_and_loss_are_told():
     board = board_with()
     lifeboat.power_on(board)

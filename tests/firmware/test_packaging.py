@@ -13,11 +13,12 @@ FIRMWARE = ROOT / "firmware"
 TREE = sorted(p.relative_to(FIRMWARE).as_posix() for p in FIRMWARE.glob("lifeboat/**/*.py"))
 KERNELS = {
     "rv32": {
-        "kernels_viper.py", "kernels_rv32.py", "kernels_copy.py",
+        "kernels_viper.py", "kernels_rv32.py", "kernels_copy.py", "kernels_xor.py", "kernels_compare.py",
         "drivers/ahci_rv32.py", "drivers/sdspi_rv32.py", "drivers/sifive_spi_rv32.py",
     },
     "viper": {
-        "kernels_viper.py", "kernels_viper_crc.py", "kernels_copy.py",
+        "kernels_viper.py", "kernels_viper_crc.py", "kernels_copy.py", "kernels_xor.py",
+        "kernels_compare.py",
         "drivers/ahci_plain.py", "drivers/sdspi_plain.py", "drivers/sifive_spi_plain.py",
     },
     "": {
@@ -29,13 +30,15 @@ KERNELS = {
 EXTRAS = {
     "advice": {"advice.py"},
     "agent": {"agent.py", "agent_disks.py", "line.py"},
+    "evidence": {"evidence.py", "extended.py", "journal.py"},
     "journal": {"journal.py"},
     "lock": {"lock.py"},
+    "parity": {"parity.py", "extended.py"},
     "partitioning": {"partitioning.py"},
     "scrub": {"scrub.py", "scrub_state.py", "patrol.py", "patrol_copies.py", "operation.py"},
     "romfs": {"romfs.py"},
     "signed": {"owner.py", "lms.py"},
-    "update": {"update.py", "stage.py", "trial.py", "trying.py", "agent_update.py"},
+    "update": {"update.py", "stage.py", "trial.py", "trying.py", "agent_update.py", "extended.py"},
     "userarea": {"userarea.py"},
 }
 EXTRA = {"lifeboat/" + name for names in EXTRAS.values() for name in names}

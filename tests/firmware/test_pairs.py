@@ -71,6 +71,7 @@ def test_a_flash_that_stops_to_answer_while_the_plan_is_made_is_named():
     assert "flash-failed" in codes(report) and "internal" not in codes(report)
 
 
+@pytest.mark.usefixtures("no_parity")
 def test_what_a_disk_holds_does_not_use_up_the_tries_of_a_block():
     it = board("1.0", members=1)
     place = Place(it.drives[0])

@@ -18,15 +18,21 @@ def spoil(board):
     board.nor.data[2 * sim.ERASE] ^= 1
 
 
-def spoil_manifest_too(board):
+def spoil_parity_too(board):
     spoil(board)
+    scenarios.spoil_parity(board, 1, journal=2)
+
+
+def spoil_manifest_too(board):
+    spoil_parity_too(board)
     board.nor.data[scenarios.MANIFEST_AT] ^= 1
 
 
 # The last ones, with journals, would take the other floors too long.
 SCENARIOS = [
     *scenarios.SCENARIOS,
-    Scenario("restore-older", NEW, members_hold=[OLD, NEW], damage=spoil, journal=2),
+    Scenario("restore-older", NEW, members_hold=[OLD, NEW], damage=spoil_parity_too, journal=2),
+    Scenario("from-parity", NEW, members_hold=[OLD, NEW], damage=spoil, journal=2),
     Scenario("restore-older-manifest", NEW, [OLD, NEW], spoil_manifest_too, journal=2),
 ]
 

@@ -157,6 +157,7 @@ def test_the_newest_of_three_builds_is_restored():
     assert board.run().data["version"] == "3.0" and board.nor.data == third
 
 
+@pytest.mark.usefixtures("no_parity")
 def test_an_older_build_is_restored_when_the_newest_is_not_whole_anywhere():
     board = Setup(OLD, NEW)
     for disk in board.drives:
@@ -168,6 +169,7 @@ def test_an_older_build_is_restored_when_the_newest_is_not_whole_anywhere():
     assert all("1.0" in scenarios.whole_copies(disk) for disk in board.drives)
 
 
+@pytest.mark.usefixtures("no_parity")
 def test_nothing_is_written_when_a_block_is_lost():
     board = Setup(NEW)
     for disk in board.drives:
@@ -199,6 +201,7 @@ def test_a_block_with_the_right_crc_and_a_wrong_digest_is_not_used():
     assert ["copy-bad", "disk0", "block 3"] in report.data["reasons"]
 
 
+@pytest.mark.usefixtures("no_parity")
 def test_forged_everywhere_is_lost_and_said_so():
     board = Setup(NEW)
     for disk in board.drives:
@@ -210,6 +213,7 @@ def test_forged_everywhere_is_lost_and_said_so():
     assert report.data["lost"] == [[3, 1]] and reasons(report).count("block-lost") == 1
 
 
+@pytest.mark.usefixtures("no_parity")
 def test_bytes_that_change_between_the_two_reads_are_not_programmed():
     """What is hashed is what is programmed, not what was looked at before."""
     board = Setup(NEW, members=1)

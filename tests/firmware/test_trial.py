@@ -242,7 +242,10 @@ def test_confirmed_code_stays(tried):
     tried.supply(Power())
     report = lifeboat.power_on(tried)
     assert (report.verdict, report.data["version"], report.data["reasons"]) == ("RUN", "2.0", [])
-    assert tried.power.log == [] and "trial" not in report.data
+    assert "trial" not in report.data
+    assert [member["parity"] for member in report.data["members"]] == ["created"] * 2
+    tried.supply(Power())
+    assert lifeboat.power_on(tried).verdict == "RUN" and tried.power.log == []
     assert trial.confirm(tried) == "2.0"  # again is no error
 
 
@@ -447,6 +450,7 @@ def test_a_board_that_asks_waits_with_its_plan(capsys):
     assert report.verdict == "RUN" and bytes(board.nor.data) == bytes(OLD)
 
 
+@pytest.mark.usefixtures("no_parity")
 def test_what_can_not_be_repaired_is_told_as_ever():
     board = updates.running_old()
     board.REPAIR = "ask"

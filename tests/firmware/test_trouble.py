@@ -221,6 +221,7 @@ def test_flash_that_changes_while_it_is_copied_is_not_intact():
     assert "flash-changed" in codes(report) and report.verdict == "RESCUE"
 
 
+@pytest.mark.usefixtures("no_parity")
 def test_an_older_build_is_reported_when_the_manifest_was_gone_too():
     board = backed_up()
     board.nor.data[:] = OLD
@@ -248,6 +249,7 @@ def test_padding_alone_does_not_wait_for_slow_disks():
     assert asked == ["init"]
 
 
+@pytest.mark.usefixtures("no_parity")
 def test_one_bad_block_does_not_make_hopeless_backups_be_read_whole():
     """Many backups, each of which lacks a block: the work stays linear in what has to be read."""
     board = backed_up()

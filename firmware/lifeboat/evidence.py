@@ -1,0 +1,268 @@
+"""What the damage was: before a repair erases a block, what stood there is noted for people.
+
+Format: format.md section 3, "Evidence". Nothing is decided by it, and no repair waits for a disk
+that keeps it: it is written when the repair is over.
+"""
+
+from array import array
+from errno import EIO
+from struct import pack_into, unpack_from
+
+from micropython import const
+
+from .errors import LifeboatError
+from .journal import Log, now  # noqa: F401 - Log for who writes it
+from .kernels import arch, crc32
+from .records import UNIT
+
+if arch:
+    from lifeboat.kernels_compare import compare
+else:
+    from lifeboat.kernels_plain import compare
+
+# magic major minor header_size serial region_id build_id sum block block_size time session reason
+# ones zeros changed blank first last listed raw_units incompat ro_compat
+ENTRY = "<8sBBHI16s32sIIIII12sIIIIIIIIII"
+_DIFFERENCE = const("<IBB")
+_EXTENT = const("<HHIQ")  # type flags units offset
+_MAGIC = b"LBEVIDEN"
+_MAJOR = const(1)
+_MINOR = const(2)
+_HEADER_SIZE = const(224)
+_CRC = const(4092)
+_LISTED = const(483)
+_LAST = const(0xFEFFFFFF)  # serial
+_KIND = const(2)
+_DIRECTORY = const(268)
+_DIRECTORY_END = const(508)
+_UNITS = const(1024)  # of a ring, that count
+
+_ENTRIES = const(16)
+_ROOM = const(8192)  # bytes of RAM for differences, all notes together
+_CHUNK = const(64)
+
+
+# A block that a repair has replaced.
+class _Note:
+    def __init__(self, block, size, build):
+        self.block, self.size, self.build = block, size, build
+        self.crc = self.first = self.last = 0
+        self.counts = array("I", [0, 0, 0, 0])  # ones, zeros, changed, blank
+        self.listed = bytearray()
+        self.time = now()
+        self.raw = None
+
+
+class Keeper:
+    """Notes what repairs of a CodeFlash replace, and writes it to the members afterwards.
+
+    flash: the CodeFlash; reason: a text of at most 12 characters; aim: the Manifest whose blocks
+    are repaired, None: nothing is noted.
+    """
+
+    def __init__(self, flash, reason, aim=None):
+        self.aim = aim
+        self._reason = reason.encode()
+        self._flash = flash
+        self._erase = flash.erase
+        self._noted = set()
+        self._notes = []
+        self._room = _ROOM
+        self._raw = True  # whether there may be raw data
+        flash.erase = self._watch
+
+    # In the place of CodeFlash.erase().
+    def _watch(self, block, data=b""):
+        if self.aim and data and block not in self._noted and len(self._noted) < _ENTRIES:
+            self._noted.add(block)
+            try:
+                self._look(block, data)
+            except Exception:  # noqa: BLE001 - then there is no note, but the block is repaired
+                pass
+        self._erase(block, data)
+
+    def _look(self, block, data):
+        flash, size = self._flash, self._flash.block_size
+        note = _Note(block, size, self.aim.build)
+        was, right = memoryview(bytearray(UNIT)), memoryview(bytearray(UNIT))
+        for offset in range(0, size, UNIT):
+            flash.read(block, was, offset)
+            here = data[offset : offset + UNIT]
+            right[: len(here)] = here
+            for i in range(len(here), UNIT):
+                right[i] = 0xFF
+            note.crc = crc32(was, note.crc)
+            before = note.counts[2]
+            compare(was, right, note.counts)
+            if note.counts[2] != before:
+                self._list(note, was, right, offset, not before)
+        self._room -= len(note.listed)
+        if self._raw and note.counts[2] * 8 > len(note.listed):
+            self._keep_raw(note)
+        self._notes.append(note)
+
+    # Note where a piece differs: the first differences one by one.
+    def _list(self, note, was, right, offset, first):
+        listed, last = note.listed, 0
+        for at in range(0, UNIT, _CHUNK):
+            if was[at : at + _CHUNK] == right[at : at + _CHUNK]:
+                continue
+            last = at
+            most = min(_LISTED * 8, self._room)
+            for i in range(at, at + _CHUNK):
+                if was[i] != right[i]:
+                    if first:
+                        note.first, first = offset + i, False
+                    if len(listed) + 8 > most:
+                        break
+                    entry = bytearray(8)
+                    pack_into(_DIFFERENCE, entry, 0, offset + i, was[i], right[i])
+                    listed.extend(entry)
+        for i in range(last, last + _CHUNK):
+            if was[i] != right[i]:
+                note.last = offset + i
+
+    # All of a block, where the heap has room for it.
+    def _keep_raw(self, note):
+        self._raw = False
+        try:
+            raw = memoryview(bytearray(note.size))
+            self._flash.read(note.block, raw)
+            note.raw = raw
+        except MemoryError:
+            pass
+
+    @property
+    def any(self):
+        """Whether there is something to write."""
+        return bool(self._notes)
+
+    def write(self, members, session):
+        """Generator: write what was noted to every own member that is remembered.
+
+        session: the journal's, or 0. A command after each yield. What fails on one member is told
+        there.
+        """
+        notes, self._notes = self._notes, []
+        for member in members if notes else ():
+            if member.writable and member.region.known:
+                try:
+                    yield from _write(member, notes, session, self._reason)
+                except LifeboatError as error:
+                    member.tell(error.code, error.detail)
+                except OSError as error:
+                    member.io_error(error)
+
+
+# The ring of a region as (offset, units), or None.
+def _ring(region):
+    found, taken = None, []
+    journal, units = unpack_from("<QI", region.header, 80)
+    if units:
+        taken.append((journal, journal + units * UNIT))
+    for at in range(_DIRECTORY, _DIRECTORY_END, 16):
+        kind, _, units, offset = unpack_from(_EXTENT, region.header, at)
+        if kind == _KIND and not found:
+            found = offset, units
+        elif kind:
+            taken.append((offset, offset + units * UNIT))
+    if not found:
+        return None
+    offset, units = found
+    end = offset + units * UNIT
+    if (
+        not units
+        or offset % UNIT
+        or offset < region.slot_at(region.slots)
+        or end > region.size - 2 * UNIT
+        or any(start < end and offset < stop for start, stop in taken)
+    ):
+        return None
+    return offset, min(units, _UNITS)
+
+
+# What counts as an entry in a unit: its fields, or None.
+def _entry(region, unit, at, units):
+    fields = unpack_from(ENTRY, unit)
+    if (
+        fields[:2] == (_MAGIC, _MAJOR)
+        and fields[3] == _HEADER_SIZE
+        and 0 < fields[4] <= _LAST
+        and fields[5] == region.region_id
+        and fields[20] in (0, fields[9] // UNIT)
+        and at + 1 + fields[20] <= units
+        and not fields[21]
+        and crc32(memoryview(unit)[:_CRC]) == unpack_from("<I", unit, _CRC)[0]
+    ):
+        return fields
+    return None
+
+
+def _write(member, notes, session, reason):
+    region = member.region
+    ring = _ring(region)
+    if not ring:
+        return
+    start, units = ring
+    # Serial, place, raw units, and what it is about, of all units that look like an entry.
+    found = []
+    for at in range(units):
+        unit = member.unit.get()
+        try:
+            region.read(start + at * UNIT, unit)
+        except OSError as error:
+            if error.errno != EIO:
+                raise
+            continue
+        fields = _entry(region, unit, at, units)
+        if fields:
+            found.append((fields[4], at, fields[20], (fields[8], fields[6], fields[7])))
+        yield False
+    found.sort(reverse=True)
+    known, covered = set(), []
+    serial = after = 0
+    for its, at, raw, about in found:
+        if any(first < at <= last for first, last in covered):
+            continue
+        if not known:
+            serial, after = its, at + 1 + raw
+        known.add(about)
+        covered.append((at, at + raw))
+    for note in notes:
+        if (note.block, note.build, note.crc) in known:
+            continue
+        raw = note.size // UNIT if note.raw else 0
+        if 1 + raw > units:
+            raw = 0
+        if after + 1 + raw > units:
+            after = 0
+        if serial == _LAST:  # nothing counts behind it
+            return
+        serial += 1
+        at = start + after * UNIT
+        region.check(member.unit.get())
+        for i in range(raw):
+            region.write(at + UNIT + i * UNIT, note.raw[i * UNIT : i * UNIT + UNIT])
+            yield False
+        if raw:
+            region.flush()
+            yield False
+        unit = member.unit.get()
+        pack_into("4096s", unit, 0, b"")
+        pack_into(
+            ENTRY, unit, 0, _MAGIC, _MAJOR, _MINOR, _HEADER_SIZE, serial, region.region_id,
+            note.build, note.crc, note.block, note.size, note.time, session, reason,
+            *note.counts, note.first, note.last, len(note.listed) // 8, raw, 0, 0,
+        )  # fmt: skip
+        unit[_HEADER_SIZE : _HEADER_SIZE + len(note.listed)] = note.listed
+        crc = crc32(memoryview(unit)[:_CRC])
+        pack_into("<I", unit, _CRC, crc)
+        region.write(at, unit)
+        region.flush()
+        yield False
+        unit[0] ^= 0xFF
+        region.read(at, unit)
+        if crc32(memoryview(unit)[:_CRC]) != crc:
+            raise LifeboatError("disk-lies", "evidence")
+        yield False
+        after += 1 + raw

@@ -1,0 +1,125 @@
+"""A power-on with what the extras add to it: trials of new builds, parity, evidence."""
+
+from . import poweron
+from .errors import LifeboatError
+from .members import CREATED, LEVEL, MENDED
+from .records import UNIT
+
+try:
+    from .trying import PowerOn as _PowerOn
+except ImportError:
+    from .poweron import PowerOn as _PowerOn
+try:
+    from . import parity
+except ImportError:
+    parity = None
+try:
+    from .evidence import Keeper, Log
+except ImportError:
+    Keeper = None
+
+
+class PowerOn(_PowerOn):
+    """A power-on that also uses and makes parity, and keeps evidence of what it repairs."""
+
+    trying = False
+    _keeper = None
+    _rebuilt = None
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._parity = {}  # of members by name: what is known of it
+
+    def recover(self):
+        found = self.found
+        if not (found.damaged and self.flash):
+            return super().recover()
+        if Keeper:
+            self._keeper = Keeper(self.flash, "power-on")
+        if not parity:
+            return super().recover()
+        # The last in the line of sources, and for nothing else.
+        self._rebuilt = rebuilt = parity.Rebuilt(
+            self.flash, found.manifest, self.members, self.trust, self.scratch.left
+        )
+        self.members.append(rebuilt)
+        try:
+            plan = super().recover()
+        finally:
+            self.members.remove(rebuilt)
+        if plan and rebuilt.blocks:
+            told = " ".join([str(block) for block in sorted(rebuilt.blocks)])
+            self.report.reason("parity-used", rebuilt.member.name, told)
+        return plan
+
+    # Called right before a Plan is carried out.
+    def _tell_bad(self, manifest, bad):
+        super()._tell_bad(manifest, bad)
+        if self._keeper:
+            self._keeper.aim = manifest if manifest and self._meant(manifest) else None
+        if self._rebuilt:
+            self._rebuilt.again()
+
+    # Whether the flash was to hold this build: blocks of another one differ from it unharmed.
+    def _meant(self, manifest):
+        found, builds = self.found.manifest, self.trust.memory.builds
+        if self.trying:
+            return False
+        if found or builds:
+            return manifest.build == (found.build if found else builds[-1][0])
+        return True
+
+    # Evidence comes last: it has the session's number then, and nothing waits for it.
+    def run(self):
+        super().run()
+        if self._keeper and self._keeper.any and self.members:
+            self.report.attempt("internal", "evidence", self._keep)
+
+    def _keep(self):
+        report = self.report
+        told, before = len(report.events), self._writes()
+        for _ in self._keeper.write(self.members, report.data.get("session", 0)):
+            pass
+        if report.events[told:]:  # I13
+            for _ in Log(self.members, report).tell(report.events[told:]):
+                pass
+        report.data["disk_writes"] += self._writes() - before
+
+    def _writes(self):
+        return sum([member.region.disk.writes for member in self.members if member.region])
+
+    def finish(self, manifest, plan):
+        super().finish(manifest, plan)
+        if parity and self.clear and not self.trying and not manifest.read_only:
+            for member in self.members:
+                if member.backup in (LEVEL, CREATED, MENDED):
+                    self._parity[member.name] = parity.NONE
+                    self._attempt(member, self._make_parity, member, manifest)
+
+    # A backup without parity gets it, whenever it was made.
+    def _make_parity(self, member, manifest):
+        for copy in member.copies:
+            if copy.claims(manifest):
+                break
+        else:
+            return
+        its = parity.Parity(copy, manifest).load()
+        if its.sums:
+            self._parity[member.name] = parity.LEVEL
+        if its.sums or its.newer or not its.room:
+            return
+        try:
+            for _ in its.make(self.flash, self.scratch.get()[:UNIT]):
+                if member.disk.slow:
+                    raise OSError
+        except OSError:
+            if member.disk.slow:  # the scrubber has the time
+                raise LifeboatError("backup-late", "parity") from None
+            raise
+        self._parity[member.name] = parity.CREATED
+
+    def _judge(self):
+        super()._judge()
+        for entry in self.report.data["members"]:
+            if entry["disk"] in self._parity:
+                entry["parity"] = self._parity[entry["disk"]]
