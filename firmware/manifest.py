@@ -10,10 +10,10 @@
 #           "journal" keeps a log in the regions, "scrub" inspects during operation, "agent"
 #           lets `lifeboat provision` and its friends talk to the board, "romfs" mounts the
 #           applications in flash, "userarea" gives them a disk without its region, "update"
-#           tries new builds and goes back to older ones, "parity" heals a block that is bad in flash
-#           and in every copy, "evidence" (beside "journal") keeps what damage looked like, "advice" has a sentence for each reason
-#           code on the console, "signed" is for boards that run only what their owner signed,
-#           "lock" (beside it) lets such a board close its console
+#           tries new builds and goes back to older ones, "parity" heals a block that is bad in
+#           flash and in every copy, "evidence" keeps what the damage was (and a journal), "advice"
+#           has a sentence for each reason code on the console, "signed" is for boards that run
+#           only what their owner signed, "lock" (beside it) lets such a board close its console
 options.defaults(arch="", drivers="", extras="")
 
 _CORE = (
@@ -78,11 +78,13 @@ package(
         + (_MMIO[options.arch] if _MAPPED & set(_drivers) else ())
         + tuple(f"drivers/{name}" for name in _drivers)
         + tuple(f"drivers/{name}_{_LOOPS[options.arch]}" for name in _loops)
-        + tuple(_HOT[name] for name in _extras if name in _HOT and options.arch)
     ],
     opt=3,
 )
+_modules = {name for extra in _extras for name in _EXTRAS[extra]}
+if options.arch:
+    _modules.update(_HOT[extra] for extra in _extras if extra in _HOT)
 package(
     "lifeboat",
-    files=sorted({name + ".py" for extra in _extras for name in _EXTRAS[extra]}),
+    files=[name + ".py" for name in sorted(_modules)],
 )

@@ -16,7 +16,6 @@ import cpython_floor  # noqa: E402 - the path to it is set above
 cpython_floor.install()
 
 
-
 @pytest.fixture
 def no_parity(monkeypatch):
     """A board without the extra parity: a block that is bad in flash and in every copy is lost."""

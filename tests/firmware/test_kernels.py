@@ -118,3 +118,19 @@ def test_a_wait_looks_once_more_after_the_time(registers, monkeypatch):
     monkeypatch.setattr(mmio, "poll32", lambda *args: clock.ticks_ms() >= 500)
     monkeypatch.setattr(mmio, "ticks_ms", lambda: clock.sleep_ms(600) or clock.ticks_ms())
     assert mmio.wait32(0x1000, 1, 1, 1)
+
+
+def test_xor_is_that_of_long_integers():
+    for n in (0, 16, 4096):
+        buf, other = bytearray(DATA[:n]), DATA[500 : 500 + n]
+        kernels_plain.xor(buf, other)
+        want = int.from_bytes(DATA[:n], "big") ^ int.from_bytes(other, "big")
+        assert bytes(buf) == want.to_bytes(n, "big")
+
+
+def test_compare_counts_bits_and_bytes():
+    counts = [0, 0, 0, 0]
+    #               0 -> 1  0 -> 1, 1 -> 0    1 -> 0   equal  all ones
+    was, right = b"\x03\xf0\x00\x77\xff", b"\x02\x0f\x81\x77\x7f"
+    kernels_plain.compare(was, right, counts)
+    assert counts == [1 + 4 + 1, 4 + 2, 4, 1]

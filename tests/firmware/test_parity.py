@@ -267,6 +267,7 @@ def test_what_hostile_copies_cost_is_bounded(board):
     spoil(board, *range(BLOCKS))
     read = [0, 0]
     for i, disk in enumerate(board.drives):
+
         def count(op, lba, count, i=i):
             read[i] += 512 * count if op == "read" else 0
 

@@ -274,8 +274,11 @@ def test_a_hung_command_and_the_disk_revived(rig):
 
 
 KERNELS = """
+from array import array
 from uctypes import addressof
 from lifeboat import kernels, kernels_copy, kernels_rv32, kernels_viper, mmio
+from lifeboat import evidence, kernels_compare, kernels_xor, parity
+assert parity.xor is kernels_xor.xor and evidence.compare is kernels_compare.compare
 assert kernels.crc32 is kernels_rv32.crc32 and mmio.copy32 is kernels_copy.copy32
 data = Rng("kernels").bytes(70000)
 cases = Rng("cases")
@@ -315,6 +318,24 @@ for _ in range(200):
     mmio.copy32(addressof(room) + 4, data, start, n)
     assert room[4 : 4 + n] == data[start : start + n]
     assert room[:4] == b"\\xaa" * 4 and room[4 + n :] == b"\\xaa" * (812 - n)
+for _ in range(50):
+    start, n = 4 * cases.below(64), 16 * cases.below(20)
+    buf = bytearray(data[:640])
+    parity.xor(memoryview(buf)[start : start + n], memoryview(data)[1024 : 1024 + n])
+    for i in range(640):
+        inside = start <= i < start + n
+        assert buf[i] == (data[i] ^ data[1024 + i - start] if inside else data[i]), (start, n, i)
+for _ in range(50):
+    start, other, n = cases.below(64), cases.below(64), cases.below(400)
+    was, right = memoryview(data)[start : start + n], memoryview(data)[other : other + n]
+    counts = array("I", [0, 0, 0, 0])
+    evidence.compare(was, right, counts)
+    pairs = [(x, y) for x, y in zip(was, right) if x != y]
+    assert list(counts) == [
+        sum([bin(x & ~y).count("1") for x, y in pairs]),
+        sum([bin(y & ~x).count("1") for x, y in pairs]),
+        len(pairs), sum([x == 255 for x, _ in pairs]),
+    ], (start, other, n)
 print("ok")
 """
 

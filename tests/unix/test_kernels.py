@@ -44,7 +44,7 @@ def test_the_check_value_of_the_format(lines):
     assert {int(value) for _, value in of(lines, "crc-check")} == {0xCBF43926}
 
 
-@pytest.mark.parametrize("kernel", ["blank", "poll32", "copy32"])
+@pytest.mark.parametrize("kernel", ["blank", "poll32", "copy32", "xor", "compare"])
 def test_the_other_kernels_do_what_they_say(lines, kernel):
     assert {"chosen", "plain"} <= {name for name, ok in of(lines, kernel) if ok == "ok"}
 

@@ -41,8 +41,10 @@ _SMALL_CODE = 8 * _MB
 _EXTRAS = (
     "advice",
     "agent",
+    "evidence",
     "journal",
     "lock",
+    "parity",
     "partitioning",
     "romfs",
     "scrub",
@@ -708,6 +710,8 @@ def size_rows(plan: Plan, needed: dict[str, int], extras: dict[str, int]) -> Ite
         ("stage", ("stage",), 5),
         ("update", ("update",), 5),
         ("trial", ("trial", "trying"), 8),
+        ("parity", ("parity", "kernels_xor"), 5),
+        ("evidence", ("evidence", "kernels_compare"), 5),
     ):
         size = sum(extras[f"{name}.py"] for name in names) / _KB
         what = f"frozen size, the extra {key}"

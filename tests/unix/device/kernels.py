@@ -4,11 +4,12 @@ The lines say what was computed; the test on the host compares them with zlib an
 """
 
 import sys
+from array import array
 
 from uctypes import addressof, bytearray_at
 
 from fakes.rng import Rng
-from lifeboat import kernels, kernels_plain, mmio
+from lifeboat import evidence, kernels, kernels_plain, mmio, parity
 
 
 class Memory:
@@ -25,11 +26,15 @@ kernels_plain.mem32 = Memory()
 
 VARIANTS = {"chosen": kernels, "plain": kernels_plain}
 if sys.implementation._mpy >> 10 & 15:
-    from lifeboat import kernels_copy, kernels_viper, kernels_viper_crc
+    from lifeboat import (
+        kernels_compare, kernels_copy, kernels_viper, kernels_viper_crc, kernels_xor
+    )  # fmt: skip
 
     VARIANTS["viper"] = kernels_viper
     VARIANTS["viper_crc"] = kernels_viper_crc
     VARIANTS["viper_copy"] = kernels_copy
+    VARIANTS["viper_xor"] = kernels_xor
+    VARIANTS["viper_compare"] = kernels_compare
 
 LENGTHS = list(range(70)) + [255, 256, 257, 4095, 4096, 4097, 65536 + 3]
 DATA = Rng("kernels").bytes(65536 + 64)
@@ -93,14 +98,46 @@ def copy_lines(name, copy32):
     print("copy32", name, "ok")
 
 
+def xor_lines(name, xor):
+    for nbytes in (0, 16, 4096):
+        buf = bytearray(DATA[: nbytes + 16])
+        xor(memoryview(buf)[:nbytes], memoryview(DATA)[64 : 64 + nbytes])
+        for i in range(nbytes):
+            assert buf[i] == DATA[i] ^ DATA[64 + i], (name, nbytes, i)
+        assert buf[nbytes:] == DATA[nbytes : nbytes + 16]
+    print("xor", name, "ok")
+
+
+def compare_lines(name, compare):
+    was, right = bytearray(DATA[:700]), bytearray(DATA[:700])
+    for at, value in ((0, 0xFF), (1, 0), (5, 0xFF), (300, 0x5A), (301, 0xA5), (699, 0xFF)):
+        was[at] = value
+    for start in (0, 1, 2, 3, 5, 300):
+        for other in (start, start + 4, start + 1):
+            for length in (0, 1, 3, 4, 64, 390):
+                a = memoryview(was)[start : start + length]
+                b = memoryview(right)[other : other + length]
+                counts = array("I", [7, 0, 0, 0])
+                compare(a, b, counts)
+                pairs = [(x, y) for x, y in zip(a, b) if x != y]
+                assert list(counts) == [
+                    7 + sum([bin(x & ~y).count("1") for x, y in pairs]),
+                    sum([bin(y & ~x).count("1") for x, y in pairs]),
+                    len(pairs),
+                    sum([x == 255 for x, _ in pairs]),
+                ], (name, start, other, length)
+    print("compare", name, "ok")
+
+
 for name in sorted(VARIANTS):
     module = VARIANTS[name]
     for function, lines in (
         ("crc32", crc_lines), ("blank", blank_lines),
         ("poll32", poll_lines), ("copy32", copy_lines),
+        ("xor", xor_lines), ("compare", compare_lines),
     ):  # fmt: skip
-        if function == "copy32" and name == "chosen":
-            module = mmio
+        if name == "chosen":
+            module = {"copy32": mmio, "xor": parity, "compare": evidence}.get(function, kernels)
         if hasattr(module, function):
             lines(name, getattr(module, function))
 print("waits", mmio.wait32(addressof(bytearray(b"\x01\0\0\0")), 1, 1, 10),
