@@ -4,7 +4,8 @@ include(
     "$(PORT_DIR)/../../firmware/manifest.py",
     arch="rv32",
     drivers="sifive_spi spinor sdspi",
-    extras="advice agent evidence journal lock parity partitioning romfs scrub signed update userarea",
+    extras="advice agent evidence journal lock parity partitioning romfs scrub signed update"
+    " userarea",
 )
 freeze("$(BOARD_DIR)", "board.py")
 freeze("$(BOARD_DIR)/..", "_boot.py")

@@ -1,6 +1,5 @@
 """A power-on with what the extras add to it: trials of new builds, parity, evidence."""
 
-from . import poweron
 from .errors import LifeboatError
 from .members import CREATED, LEVEL, MENDED
 from .records import UNIT

@@ -27,7 +27,11 @@ kernels_plain.mem32 = Memory()
 VARIANTS = {"chosen": kernels, "plain": kernels_plain}
 if sys.implementation._mpy >> 10 & 15:
     from lifeboat import (
-        kernels_compare, kernels_copy, kernels_viper, kernels_viper_crc, kernels_xor
+        kernels_compare,
+        kernels_copy,
+        kernels_viper,
+        kernels_viper_crc,
+        kernels_xor,
     )  # fmt: skip
 
     VARIANTS["viper"] = kernels_viper
