@@ -7,7 +7,6 @@ include(
     extras="evidence journal parity partitioning romfs scrub userarea",
 )
 kernels = ("kernels_plain.py", "kernels_copy.py", "mmio.py")
-kernels += ("kernels_xor.py", "kernels_compare.py")
 package("lifeboat", files=kernels, base_path="../../firmware")
 package("conformance", base_path="../../tests")
 package("fakes", base_path="../../tests")

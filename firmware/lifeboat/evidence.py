@@ -11,7 +11,7 @@ from struct import pack_into, unpack_from
 from micropython import const
 
 from .errors import LifeboatError
-from .journal import Log, now  # noqa: F401 - Log for who writes it
+from .journal import Log, now, pages  # noqa: F401 - Log for who writes it
 from .kernels import arch, crc32
 from .records import UNIT
 
@@ -154,31 +154,29 @@ class Keeper:
                     member.io_error(error)
 
 
-# The ring of a region as (offset, units), or None.
+# The ring of a region as (offset, units), or None. An extent that breaks a rule is not there.
 def _ring(region):
-    found, taken = None, []
-    journal, units = unpack_from("<QI", region.header, 80)
-    if units:
-        taken.append((journal, journal + units * UNIT))
+    found, taken = [], []
     for at in range(_DIRECTORY, _DIRECTORY_END, 16):
         kind, _, units, offset = unpack_from(_EXTENT, region.header, at)
-        if kind == _KIND and not found:
-            found = offset, units
-        elif kind:
-            taken.append((offset, offset + units * UNIT))
-    if not found:
-        return None
-    offset, units = found
-    end = offset + units * UNIT
-    if (
-        not units
-        or offset % UNIT
-        or offset < region.slot_at(region.slots)
-        or end > region.size - 2 * UNIT
-        or any(start < end and offset < stop for start, stop in taken)
-    ):
-        return None
-    return offset, min(units, _UNITS)
+        end = offset + units * UNIT
+        if (
+            kind
+            and units
+            and not offset % UNIT
+            and region.slot_at(region.slots) <= offset
+            and end <= region.size - 2 * UNIT
+        ):
+            taken.append((offset, end))
+            if kind == _KIND:
+                found.append((offset, end))
+    if pages(region):
+        journal, units = unpack_from("<QI", region.header, 80)
+        taken.append((journal, journal + units * UNIT))
+    for offset, end in found:
+        if sum([start < end and offset < stop for start, stop in taken]) == 1:  # itself
+            return offset, min((end - offset) // UNIT, _UNITS)
+    return None
 
 
 # What counts as an entry in a unit: its fields, or None.

@@ -11,13 +11,15 @@ import lifeboat
 from fakes import board as sim
 from fakes import scenarios
 from fakes.disk import RamDisk
+from lifeboat import evidence as firmware_evidence
 from lifeboat import journal as firmware_journal
 from lifeboat import manifest as firmware_manifest
 from lifeboat import memory as firmware_memory
+from lifeboat import parity as firmware_parity
 from lifeboat import partitioning
 from lifeboat import records as firmware_records
 from lifeboat import region as firmware_region
-from lifeboat_host.model import formats, memory, region
+from lifeboat_host.model import evidence, formats, memory, parity, region
 
 DOC = Path(__file__).parents[2] / "docs" / "format.md"
 
@@ -42,7 +44,9 @@ def tables():
 
 
 HOST = {**formats.LAYOUTS, **memory.LAYOUTS}
+HOST.update(parity=parity.PARITY, evidence=evidence.EVIDENCE)
 MAGICS = {**formats.MAGICS, **memory.MAGICS}
+MAGICS.update(parity=parity.MAGIC, evidence=evidence.MAGIC)
 STRUCTURES = {
     "manifest",
     "segment",
@@ -53,6 +57,8 @@ STRUCTURES = {
     "memory",
     "record",
     "trial",
+    "parity",
+    "evidence",
 }
 
 ROWS = tables()
@@ -109,7 +115,12 @@ def test_the_host_tools_have_the_constants_of_the_page():
     assert f"at least {memory.HEADER_SIZE}. `M`" in page
     assert f"block 0x{memory.ALL_BLOCKS:X}: all counts" in page
     assert f"`c` is 1 to {memory.MEMBERS_MAX}." in page
-    assert "1 state of a trial, 2 evidence, 3 parity" in page
+    assert "1 state of a trial, 2 evidence (below), 3 parity" in page
+    assert f"ceil(`block_count` / {formats.PARITY_BLOCKS}) groups" in page
+    assert f"`G` is more than {parity.GROUPS_MAX}." in page
+    assert f"of which the first {evidence.UNITS_MAX} count" in page
+    assert f"| serial | 1 to 0x{evidence.SERIAL_MAX:X}; the next" in page
+    assert f"at most {evidence.LISTED_MAX}: the first" in page
     assert (formats.STATE, formats.EVIDENCE, formats.PARITY) == (1, 2, 3)
     assert f"1 to 0x{formats.GENERATION_MAX:X};" in page
     assert f"| serial | 1 to 0x{formats.SERIAL_MAX:X}," in page
@@ -182,7 +193,7 @@ def test_the_page_says_what_the_fixed_fields_hold():
         assert [offset for offset, _ in literals(name)][:4] == [0, 8, 9, 10], name
         assert dict(literals(name))[9] == bytes([formats.MINOR])
     assert literals("record")[0] == (0, memory.MAGICS["record"])
-    for name in ("manifest", "region", "commit", "journal", "memory"):
+    for name in ("manifest", "region", "commit", "journal", "memory", "parity", "evidence"):
         fields = {field for _, _, field in TABLES[name]}
         assert {"incompat", "ro_compat"} <= fields, name
 
@@ -205,6 +216,8 @@ def firmware_sizes(layout):
         ("journal", firmware_journal.PAGE),
         ("entry", firmware_journal.ENTRY),
         ("memory", firmware_memory._HEADER),
+        ("parity", firmware_parity.RECORD),
+        ("evidence", firmware_evidence.ENTRY),
     ],
 )
 def test_the_firmware_has_the_tables_of_the_page(name, layout):
@@ -213,7 +226,8 @@ def test_the_firmware_has_the_tables_of_the_page(name, layout):
     assert sizes == [size for _, size, _ in rows[: len(sizes)]]
     # What is cut off or left out is nothing that decides.
     rest = {field for _, _, field in rows[len(sizes) :]}
-    assert rest <= {"reserved", "crc", "directory", "security_counter"}
+    others = {"crcs", "differences"}
+    assert rest <= {"reserved", "crc", "directory", "security_counter"} | others
 
 
 def test_the_firmware_has_the_constants_of_the_page():

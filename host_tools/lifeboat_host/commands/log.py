@@ -13,7 +13,7 @@ from rich.text import Text
 
 from lifeboat_host.base import files
 from lifeboat_host.base.errors import EXIT_DAMAGE, EXIT_OK, LifeboatError
-from lifeboat_host.commands import options
+from lifeboat_host.commands import log_evidence, options
 from lifeboat_host.commands.disks_option import located
 from lifeboat_host.disk.disk import Disk
 from lifeboat_host.model import journal, reasons
@@ -27,6 +27,9 @@ _DESCRIPTION = """\
 Shows what a controller found and did at its power-ons and in operation, from the journal
 in the backup regions. Only reads. Name all disks of the controller that you have: what
 several of them tell appears once. A healthy power-on leaves no trace.
+
+--evidence shows instead what kind of damage it was that repairs have replaced: cells that lost
+their charge, an erase or a write that was cut off, an overwrite, another build's block.
 """
 
 _EXAMPLES = """\
@@ -36,6 +39,7 @@ examples:
   lifeboat log                                   the board that `lifeboat board` runs
   lifeboat log --port /dev/ttyUSB0               all disks of the connected board
   lifeboat log --port /dev/ttyUSB0 sata0 --json
+  lifeboat log --evidence disk0.img              what the damage was that was repaired
 
 exit codes: 0 the last session ended well; 3 its verdict is not RUN, or damage in the code
 that was found in operation was not repaired
@@ -69,6 +73,9 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lba-size", type=int, choices=(512, 4096), help="of image files (default 512)"
     )
+    parser.add_argument(
+        "--evidence", action="store_true", help="show what kind of damage was repaired"
+    )
     options.add_openmetrics(parser)
     parser.add_argument(
         "--picture", type=_picture, metavar="FILE", help="draw a timeline: FILE.svg or FILE.html"
@@ -84,11 +91,13 @@ def _picture(name: str) -> Path:
 
 
 def _run(args: argparse.Namespace, output: Output) -> int:
-    journals, problems = _read(args, output)
+    journals, problems, found = _read(args, output)
     histories = journal.by_set(journals)
     if args.picture:
         _draw(args.picture, histories)
-    for history in histories:
+    if found:
+        output.show(*found.show())
+    for history in () if found else histories:
         output.show(*_show(history), "")
     for disk, error in problems:
         output.show(f"{disk}: {error.code}: {error.message}", f"  next: {error.hint}")
@@ -103,6 +112,7 @@ def _run(args: argparse.Namespace, output: Output) -> int:
             "sets": [_json(history) for history in histories],
             "problems": [{"disk": disk, **error.to_json()} for disk, error in problems],
             "picture": str(args.picture) if args.picture else None,
+            **({"evidence": found.to_json()} if found else {}),
         }
     )
     bad = any(history.sessions and not history.sessions[-1].good for history in histories)
@@ -121,24 +131,28 @@ def _open(args: argparse.Namespace, stack: ExitStack) -> Sequence[Disk]:
 
 def _read(
     args: argparse.Namespace, output: Output
-) -> tuple[list[Journal], list[tuple[str, LifeboatError]]]:
-    """The journals, and what is wrong with the disks that have none to read."""
+) -> tuple[list[Journal], list[tuple[str, LifeboatError]], log_evidence.Found | None]:
+    """The journals, what is wrong with the disks that have none to read, and what --evidence
+    wants."""
     journals, problems = [], []
+    found = log_evidence.Found() if args.evidence else None
     lbas = [] if args.lba is None else [args.lba]
     with ExitStack() as stack:
         for disk in _open(args, stack):
             try:
                 header = located(disk, lbas).header
+                if found is not None:
+                    found.add(disk, header, output)
                 with output.bar(f"reading {disk.path.name}") as bar:
                     journals.append(journal.read(disk, header, bar))
             except LifeboatError as error:
                 if error.code.startswith("link-"):
                     raise
                 problems.append((str(disk.path), error))
-    if not journals:
+    if not journals and not (found and found.lists):
         first = problems[0][1]
         raise LifeboatError(first.code, "; ".join(e.message for _, e in problems), first.hint)
-    return journals, problems
+    return journals, problems, found
 
 
 def _draw(path: Path, histories: Sequence[History]) -> None:

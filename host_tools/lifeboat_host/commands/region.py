@@ -13,7 +13,7 @@ from lifeboat_host.base.errors import EXIT_DAMAGE, EXIT_OK
 from lifeboat_host.commands import options, region_create, region_remove
 from lifeboat_host.commands.disks_option import located, opened
 from lifeboat_host.disk.disk import Disk
-from lifeboat_host.model import image, region
+from lifeboat_host.model import image, parity, region
 from lifeboat_host.model.formats import EVIDENCE, PARITY, STATE, Extent, Manifest, RegionHeader
 from lifeboat_host.reserve.session import describe
 from lifeboat_host.ui.output import Output
@@ -76,6 +76,9 @@ def _disks() -> argparse.ArgumentParser:
 # --- inspect, verify -----------------------------------------------------------------------
 
 
+_PARITY = {parity.WHOLE: ", with parity", parity.NO_ROOM: "; no room for parity"}
+
+
 def _describe_slot(slot: region.Slot) -> dict[str, Any]:
     if slot.candidate:
         return {
@@ -119,7 +122,7 @@ def _slot_text(slot: region.Slot) -> str:
     return f"free ({slot.why})"
 
 
-_EXTENTS = {STATE: "state of a trial", EVIDENCE: "evidence", PARITY: "parity"}
+_EXTENTS = {STATE: "state of a trial", EVIDENCE: "evidence", PARITY: "parity, not used"}
 
 
 def _extent_text(header: RegionHeader, extent: Extent) -> str:
@@ -214,6 +217,12 @@ def _verify_disk(
         for check in checks
         for block in check.bad
     ]
+    states = {check.slot.index: parity.state(disk, found.header, check) for check in checks}
+    problems += [
+        f"slot {index}: its parity is damaged"
+        for index, state in states.items()
+        if state == parity.DAMAGED
+    ]
     steps = []
     if not found.headers_ok:
         steps.append(
@@ -225,6 +234,10 @@ def _verify_disk(
         steps.append(
             "damaged blocks of a copy are rewritten by the board's scrubber in operation, from "
             "its flash; a power-on alone does not read them"
+        )
+    if parity.DAMAGED in states.values():
+        steps.append(
+            "damaged parity is made anew by the scrubber of a board with the extra parity"
         )
     newest = region.newest(slots)
     if not checks:
@@ -240,11 +253,20 @@ def _verify_disk(
         output.show(f"{disk.path}: {problem}")
     if not problems:
         good = f"{len(checks)} good copies" if len(checks) > 1 else "ok"
-        output.show(f"{disk.path}: {good}")
+        output.show(
+            f"{disk.path}: {good}{_PARITY.get(states[newest.index], '') if newest else ''}"
+        )
     return {
         "disk": str(disk.path),
         "ok": not problems,
         "problems": problems,
         "next": steps,
-        "copies": [{**_describe_slot(check.slot), "bad": check.bad} for check in checks],
+        "copies": [
+            {
+                **_describe_slot(check.slot),
+                "bad": check.bad,
+                "parity": states[check.slot.index],
+            }
+            for check in checks
+        ],
     }

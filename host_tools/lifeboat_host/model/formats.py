@@ -22,6 +22,7 @@ MAJOR = 1
 MINOR = 2  # of every structure but those that never had one
 UNIT = 4096  # what a region is aligned to and a record is written in
 RECORD_SIZE = 512
+PARITY_BLOCKS = 16  # of the code in a group, at most
 MANIFEST_LIMIT = 1 << 20
 SIGNED_MAX = 8192  # extensions and signature of a manifest together
 MANIFEST_OFFSET = UNIT  # in a slot
@@ -676,7 +677,7 @@ class Extent:
         return self.offset < end and start < self.end
 
 
-STATE, EVIDENCE, PARITY = 1, 2, 3  # kinds of extents; this version only leaves room for them
+STATE, EVIDENCE, PARITY = 1, 2, 3  # kinds of extents; but for evidence this only leaves room
 _DIRECTORY_ENTRY = struct.Struct("<HHIQ")
 _DIRECTORY_OFFSET, _DIRECTORY_SIZE = 268, 240
 
@@ -844,6 +845,11 @@ def newer_region(data: Buffer) -> LifeboatError | None:
     except LifeboatError as error:
         return error if error.code == "region-version" else None
     return None
+
+
+def parity_groups(blocks: int) -> int:
+    """Groups of the blocks of a copy: block i is in group i modulo this."""
+    return -(-blocks // PARITY_BLOCKS)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from lifeboat_host.model.formats import (
     RegionHeader,
     manifest_size_max,
     pack_directory,
+    parity_groups,
     parse_commit,
     parse_manifest,
     parse_region,
@@ -259,11 +260,15 @@ class Slot:
 
 @dataclass
 class CopyCheck:
-    """Outcome of reading a whole backup copy; bad: block numbers."""
+    """Outcome of reading a whole backup copy; bad: block numbers.
+
+    xors: for each group of parity the XOR of its blocks, as integers.
+    """
 
     slot: Slot
     manifest: Manifest
     bad: list[int] = field(default_factory=list)
+    xors: list[int] = field(default_factory=list)
 
 
 def read_slots(disk: Disk, header: RegionHeader) -> list[Slot]:
@@ -301,9 +306,13 @@ def verify(disk: Disk, slots: Iterable[Slot], progress: Progress | None = None) 
     done = 0
     for check in checks:
         manifest = check.manifest
+        check.xors = [0] * parity_groups(manifest.block_count)
         for block in range(manifest.block_count):
-            if not _block_good(disk, check.slot, manifest, block):
+            data = _good_block(disk, check.slot, manifest, block)
+            if data is None:
                 check.bad.append(block)
+            else:
+                check.xors[block % len(check.xors)] ^= int.from_bytes(data, "little")
             done += 1
             if progress:
                 progress(done, total)
@@ -317,12 +326,12 @@ def block_offset(
     return slot_offset + MANIFEST_OFFSET + manifest_room + block * manifest.block_size
 
 
-def _block_good(disk: Disk, slot: Slot, manifest: Manifest, block: int) -> bool:
+def _good_block(disk: Disk, slot: Slot, manifest: Manifest, block: int) -> bytes | None:
     try:
         data = disk.read(slot.block(block), manifest.block_size)
     except LifeboatError:
-        return False  # a sector that cannot be read is damage to report, not a reason to stop
-    return all(manifest.block_matches(block, data))
+        return None  # a sector that cannot be read is damage to report, not a reason to stop
+    return data if all(manifest.block_matches(block, data)) else None
 
 
 # --- creating ------------------------------------------------------------------------------
