@@ -193,6 +193,45 @@ def disk(size=1 << 20, start_lba=8, slots=()):
     return data
 
 
+def parity(blocks, raw, slot=0, region_id=REGION_ID, patch=()):
+    """Record and parity blocks behind a copy with the manifest raw; patch as in manifest()."""
+    size = len(blocks[0])
+    groups = -(-len(blocks) // 16)
+    data = []
+    for group in range(groups):
+        total = 0
+        for block in blocks[group::groups]:
+            total ^= int.from_bytes(block, "big")
+        data.append(total.to_bytes(size, "big"))
+    body = b"LBPARITY" + bytes([1, 2]) + struct.pack("<HI", 128, slot) + region_id
+    body = (body + build_id(raw) + u32(groups) + u32(size)).ljust(128, b"\0")
+    body = bytearray((body + b"".join(u32(zlib.crc32(x)) for x in data)).ljust(4092, b"\0"))
+    for offset, new in patch:
+        body[offset : offset + len(new)] = new
+    return sealed(bytes(body)) + b"".join(data)
+
+
+def evidence(
+    was, right, serial=1, block=0, raw=False, region_id=REGION_ID, build=bytes(32), session=1,
+    time=0, reason=b"power-on", most=483, patch=(),
+):  # fmt: skip
+    """An entry about a block of which these bytes were damaged; with its raw units."""
+    pairs = [(i, a, b) for i, (a, b) in enumerate(zip(was, right)) if a != b]
+    body = b"LBEVIDEN" + bytes([1, 2]) + struct.pack("<HI", 224, serial) + region_id + build
+    body += struct.pack("<IIIII", zlib.crc32(was), block, len(was), time, session)
+    body += reason.ljust(12, b"\0")
+    body += u32(sum((a & ~b).bit_count() for _, a, b in pairs))
+    body += u32(sum((b & ~a).bit_count() for _, a, b in pairs))
+    body += u32(len(pairs)) + u32(sum(a == 255 for _, a, _ in pairs))
+    body += u32(pairs[0][0]) + u32(pairs[-1][0])
+    body += u32(min(len(pairs), most)) + u32(len(was) // 4096 if raw else 0)
+    body = body.ljust(224, b"\0") + b"".join(struct.pack("<IBBH", *x, 0) for x in pairs[:most])
+    body = bytearray(body.ljust(4092, b"\0"))
+    for offset, data in patch:
+        body[offset : offset + len(data)] = data
+    return sealed(bytes(body)) + (was if raw else b"")
+
+
 # --- the controller's memory ---------------------------------------------------------------
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from rich.table import Table
-
 from lifeboat_host.disk.disk import Disk
 from lifeboat_host.model import evidence, journal, region
 from lifeboat_host.model.evidence import Evidence
 from lifeboat_host.model.formats import Manifest, RegionHeader
 from lifeboat_host.ui.output import Output
+
+_REPAIRED = {"power-on": "the power-on", "scrub": "the scrubber"}
 
 
 class Found:
@@ -39,28 +39,23 @@ class Found:
     def _entries(self) -> list[Evidence]:
         return evidence.merge(self.lists)
 
-    def show(self) -> Iterator[Table | str]:
-        """A table for people, a row for each damaged block."""
-        entries = self._entries
+    def show(self) -> Iterator[str]:
+        """Lines for people: under each session the blocks that were repaired."""
         if not self.lists:
             yield "evidence: these regions have no room for it; one that is made anew has"
-        elif not entries:
+        elif not self._entries:
             yield "evidence: none, no repair has replaced a damaged block so far"
-        if not entries:
-            return
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for name in ("session", "when", "block", "where in it", "what it was"):
-            table.add_column(name, overflow="fold")
-        for entry in entries:
-            _, text = evidence.kind(entry, self._builds.values())
-            table.add_row(
-                str(entry.session or "-"),
-                journal.when(entry.time) or entry.reason,
-                str(entry.block),
-                evidence.strip(entry, 16),
-                text,
+        title = ""
+        for entry in self._entries:
+            when = journal.when(entry.time) or "no clock"
+            what = (
+                f"session {entry.session}  {when}  repaired by {_REPAIRED.get(entry.reason, '?')}"
             )
-        yield table
+            if what != title:
+                title = what
+                yield title
+            _, text = evidence.kind(entry, self._builds.values())
+            yield f"  block {entry.block:<5} [{evidence.strip(entry)}]  {text}"
 
     def to_json(self) -> list[dict[str, Any]]:
         """The same for programs, with every difference that is known."""

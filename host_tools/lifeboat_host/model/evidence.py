@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lifeboat_host.base.crc import Buffer, crc32
@@ -83,7 +83,7 @@ class Difference:
     right: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class Evidence:
     """A damaged block as a repair found it; counts as in the bytes. disks: that tell of it.
 
@@ -201,11 +201,12 @@ def merge(lists: Iterable[Iterable[Evidence]]) -> list[Evidence]:
     found: dict[tuple[int, bytes, int], Evidence] = {}
     for entries in lists:
         for entry in entries:
-            known = found.setdefault(entry.key, entry)
-            if known is not entry:
-                known.disks += entry.disks
-                known.raw = known.raw or entry.raw
-    return sorted(found.values(), key=lambda entry: (entry.session, entry.time, entry.serial))
+            known = found.get(entry.key)
+            if known:
+                disks, raw = known.disks + entry.disks, known.raw or entry.raw
+                entry = replace(known, disks=disks, raw=raw)
+            found[entry.key] = entry
+    return sorted(found.values(), key=lambda entry: (entry.session, entry.time, entry.block))
 
 
 # --- what it was ---------------------------------------------------------------------------
@@ -216,6 +217,8 @@ def kind(entry: Evidence, builds: Iterable[Manifest]) -> tuple[str, str]:
 
     builds: manifests whose blocks may have stood there.
     """
+    if entry.sum == crc32(b"\xff" * min(entry.block_size, _BLOCK_MAX)):
+        return PROGRAM_TORN, "it was blank: erased, and not programmed again"
     for manifest in builds:
         if manifest.block_size != entry.block_size:
             continue
@@ -226,7 +229,8 @@ def kind(entry: Evidence, builds: Iterable[Manifest]) -> tuple[str, str]:
     span = f"bytes {entry.first:#x} to {entry.last:#x}"
     if not entry.zeros:
         if entry.changed <= _FEW:
-            return CHARGE_LOST, f"{_bits(entry.ones)} lost their charge (0 became 1)"
+            its = "its" if entry.ones == 1 else "their"
+            return CHARGE_LOST, f"{_bits(entry.ones)} lost {its} charge (0 became 1)"
         if entry.raw and (blank := _blank_tail(entry.raw)):
             at = entry.block_size - blank
             if entry.first >= at:
@@ -236,7 +240,7 @@ def kind(entry: Evidence, builds: Iterable[Manifest]) -> tuple[str, str]:
         return ERASE_TORN, f"an erase was interrupted: {_bits(entry.ones)} are 1, {span}"
     if not entry.ones:
         if entry.changed <= _FEW:
-            return BITS, f"{_bits(entry.zeros)} became 0: disturbed by their neighbours"
+            return BITS, f"{_bits(entry.zeros)} became 0: disturbed by neighbours"
         return OVERWRITTEN, f"programmed over without an erase, {span}"
     if entry.changed <= _FEW:
         both = f"{_bits(entry.ones)} became 1, {entry.zeros} became 0"
@@ -252,18 +256,13 @@ def _blank_tail(data: bytes) -> int:
     return len(data) - len(data.rstrip(b"\xff"))
 
 
-def strip(entry: Evidence, cells: int = 32) -> str:
-    """Where in the block it was damaged, as a line of so many cells; "" when that is not known."""
-    if not entry.differences or not entry.block_size:
-        return ""
-    counts = [0] * cells
-    for difference in entry.differences:
-        if difference.offset < entry.block_size:
-            counts[difference.offset * cells // entry.block_size] += 1
-    if len(entry.differences) < entry.changed:
-        # The list ends early: from its end to the last byte that differs anything may have.
-        after = entry.differences[-1].offset * cells // max(entry.block_size, 1)
-        last = min(entry.last, entry.block_size - 1) * cells // entry.block_size
-        for cell in range(after, last + 1):
-            counts[cell] = max(counts[cell], 1)
-    return "".join("#" if count else "." for count in counts)
+def strip(entry: Evidence, cells: int = 16) -> str:
+    """Where in the block it was damaged, as a line of so many cells; between differences that are
+    not known one by one all counts as damaged."""
+    size = max(entry.block_size, 1)
+    offsets = [difference.offset for difference in entry.differences]
+    damaged = {offset * cells // size for offset in offsets}
+    if len(offsets) < entry.changed:
+        after = offsets[-1] if offsets else entry.first
+        damaged.update(range(after * cells // size, min(entry.last, size) * cells // size + 1))
+    return "".join("#" if cell in damaged else "." for cell in range(cells))

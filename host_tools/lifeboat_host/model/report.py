@@ -32,7 +32,14 @@ REPORT = {
     "bad": [[BLOCKS, BLOCKS]],
     "repaired": [[BLOCKS, BLOCKS, str]],
     "lost": [[BLOCKS, BLOCKS]],
-    "members": [{"disk": (None, str), "state": str, "generation": (None, range(1 << 32))}],
+    "members": [
+        {
+            "disk": (None, str),
+            "state": str,
+            "generation": (None, range(1 << 32)),
+            "parity": Maybe(str),
+        }
+    ],
     "ms": {},
 }
 

@@ -52,7 +52,8 @@ def table(report: dict[str, Any]) -> Table:
         grid.add_row(key.replace("_", " "), f"{count} {what}{plural}" if count else "none")
     for member in report.get("members", ()):
         generation = f", generation {member['generation']}" if member.get("generation") else ""
-        grid.add_row(f"disk {member['disk']}", f"{member['state']}{generation}")
+        parity = f", parity: {member['parity']}" if member.get("parity") else ""
+        grid.add_row(f"disk {member['disk']}", f"{member['state']}{generation}{parity}")
     times = (f"{name} {value}" for name, value in report.get("ms", {}).items())
     grid.add_row("time (ms)", ", ".join(times))
     return grid
