@@ -44,6 +44,7 @@ PICO_SKIPS = {
         "this emulator does not count instructions"
     ),
     "test_sifive_spi.py": "the SPI driver is the port's",
+    "test_damage.py": "it has no room for the extras parity and evidence",
     "test_signed.py": "a signed board of this kind is not built",
     "test_scrub.py": "the applications of these tests want more RAM",
     "test_the_idle_console_sleeps": "the emulator is busy when the chip is not",

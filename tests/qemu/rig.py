@@ -15,7 +15,7 @@ from fakes import signer
 from lifeboat_host.base import tree
 from lifeboat_host.base.errors import LifeboatError
 from lifeboat_host.disk.disk import Disk
-from lifeboat_host.model import image, region
+from lifeboat_host.model import evidence, image, region
 from lifeboat_host.pico.board import make
 from lifeboat_host.qemu import board_spec
 from lifeboat_host.qemu.machine import machine_arguments
@@ -202,18 +202,22 @@ class Rig:
         return [data_hash(path) for path in [self.flash, *self.drives]]
 
     def hashes_but_journals(self):
-        """The same without the journals, which note what a power-on found and refused."""
+        """The same without the journals and the evidence of what a power-on found and refused."""
         members = [data_hash(path, self.journal_range(path)) for path in self.drives]
         return [data_hash(self.flash), *members]
 
     def journal_range(self, path):
-        """Bytes [start, end) of the journal on a disk; nothing when it has no region."""
+        """Bytes [start, end) of the journal on a disk and of the evidence behind it; nothing when
+        it has no region."""
         with Disk(path) as disk:
             try:
-                start, pages = region.find(disk).header.journal
+                header = region.find(disk).header
             except LifeboatError:
                 return 0, 0
-        return start, start + pages * 4096
+            start, pages = header.journal
+            end = start + pages * 4096
+            ring = evidence.ring(header)
+            return start, ring[0] + ring[1] * 4096 if ring else end
 
     def copies(self, path):
         """What the host tools find on a disk: the committed slots, and the bad blocks of each."""
