@@ -15,7 +15,8 @@ A board is a module or object with
                   blocks before the manifest, or None: then nothing is remembered
     watchdog(ms)  optional, with TRIAL_MS: begin to watch code that is tried (docs/update.md);
                   TRIAL_STARTS, OFFLINE_UPDATE: see there, too
-    REPAIR        optional, "ask": damage waits for a person (needs the extra update, too)
+    REPAIR        optional, "ask": damage waits for a person (needs the extra update, too);
+                  "report": what a repair erases is kept on the disks before (extra evidence)
     uid()         optional: bytes that no other controller has, as machine.unique_id()
 """
 

@@ -57,8 +57,11 @@ class Keeper:
     """Notes what repairs of a CodeFlash replace, and writes it to the members afterwards.
 
     flash: the CodeFlash; reason: a text of at most 12 characters; aim: the Manifest whose blocks
-    are repaired, None: nothing is noted.
+    are repaired, None: nothing is noted; first: None, or called when a block was noted and
+    before it is erased.
     """
+
+    first = None
 
     def __init__(self, flash, reason, aim=None):
         self.aim = aim
@@ -77,6 +80,8 @@ class Keeper:
             self._noted.add(block)
             try:
                 self._look(block, data)
+                if self.first:
+                    self.first()
             except Exception:  # noqa: BLE001 - then there is no note, but the block is repaired
                 pass
         self._erase(block, data)

@@ -279,8 +279,7 @@ class Log:
         """
         if not self._journals:
             return
-        data = self._data
-        session = data["session"] = data.get("session") or self._session + 1 & _MASK or 1
+        session = self._data["session"] = self.session()
         uptime, phase = time.ticks_ms() & _TICKS, 0
         if uptime_s and uptime_s * 1000 > _TICKS:
             uptime, phase = uptime_s & _MASK, _SECONDS
@@ -305,6 +304,10 @@ class Log:
         yield True
         yield from journal.append(packed, page)
         yield False
+
+    def session(self):
+        """Return the number of this session: one more than that of the last one."""
+        return self._data.get("session") or self._session + 1 & _MASK or 1
 
     def tell(self, entries, uptime_s=None):
         """Write (event, code, where, first, count) of what happened in operation, as write()."""

@@ -229,7 +229,7 @@ class Rebuilt:
     were made.
     """
 
-    readable, own, commit = True, False, None
+    readable, writable, own, commit = True, False, False, None
 
     def __init__(self, flash, manifest, members, trust, limit):
         self._left = limit and limit // 4

@@ -331,6 +331,42 @@ def test_the_disk_is_written_after_the_flash(board):
     assert "erase" not in order[order.index("read") :]
 
 
+def test_a_board_may_want_the_evidence_first(board):
+    """REPAIR = "report": every block is on the disk before it is erased."""
+    board.REPAIR = "report"
+    order = []
+    erase = board.nor.ioctl
+
+    def ioctl(op, arg):
+        if op == 6:
+            order.append((arg, [found["block"] for found in entries(board.drives[0])]))
+        return erase(op, arg)
+
+    board.nor.ioctl = ioctl
+    for block in (1, 4, 5):
+        board.nor.data[block * SIZE] ^= 1
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RUN" and bytes(board.nor.data) == CODE
+    assert order == [(1, [1]), (4, [1, 4]), (5, [1, 4, 5])]
+    sessions = {found["session"] for found in entries(board.drives[0])}
+    assert sessions == {report.data["session"]}
+
+
+@pytest.mark.parametrize("error", [EIO, ETIMEDOUT])
+def test_a_disk_that_fails_does_not_keep_the_block_from_its_repair(board, error):
+    board.REPAIR = "report"
+    first = board.drives[0].count - REGION // 512 + RING // 512
+
+    def fault(op, lba, count):
+        return error if op == "write" and lba in range(first, first + 8 * UNITS) else None
+
+    board.drives[0].fault = fault
+    board.nor.data[0] ^= 1
+    report = lifeboat.power_on(board)
+    assert report.verdict == "RUN" and bytes(board.nor.data) == CODE
+    assert len(entries(board.drives[1])) == 1
+
+
 def test_a_heap_without_room_costs_the_evidence_only(board, monkeypatch):
     def full(*args):
         raise MemoryError
