@@ -57,7 +57,11 @@ _MAPPED = {"ahci", "cfi", "ohci"}  # drivers of memory-mapped devices
 # Drivers whose hot loops are modules of their own, and in which form.
 _LOOPED = {"ahci", "sdspi", "sifive_spi"}
 _LOOPS = {"rv32": "rv32", "viper": "plain", "": "plain"}
-_HOT = {"evidence": "kernels_compare", "parity": "kernels_xor"}  # of extras, in machine code
+_HOT = {  # of extras, in machine code
+    "rv32": {"evidence": "kernels_compare_rv32", "parity": "kernels_xor"},
+    "viper": {"evidence": "kernels_compare", "parity": "kernels_xor"},
+    "": {},
+}
 _KERNELS = {
     "rv32": ("kernels_viper", "kernels_rv32"),
     "viper": ("kernels_viper", "kernels_viper_crc"),
@@ -82,8 +86,7 @@ package(
     opt=3,
 )
 _modules = {name for extra in _extras for name in _EXTRAS[extra]}
-if options.arch:
-    _modules.update(_HOT[extra] for extra in _extras if extra in _HOT)
+_modules.update(name for extra, name in _HOT[options.arch].items() if extra in _extras)
 package(
     "lifeboat",
     files=[name + ".py" for name in sorted(_modules)],

@@ -22,7 +22,8 @@ class CodeFlash:
 
     dev: block device whose block is the erase size; block_size: bytes, a multiple of it.
     Raises OSError as the driver does, OSError(EINVAL) when the sizes do not fit.
-    erases: blocks erased so far, those that were seen to be erased. look: None, or
+    view: view(offset, length) of a flash that is mapped into memory, else None. erases: blocks
+    erased so far, those that were seen to be erased. look: None, or
     look(manifest, blocks, bad) of an Owner to whom CRC-32 is not enough: bad with what it finds.
     """
 
@@ -36,7 +37,7 @@ class CodeFlash:
         if block_size % 4096 or block_size % erase_size or count * erase_size % block_size:
             raise OSError(_EINVAL)
         self._dev = Window(dev, 0, count)
-        self._view = self._dev.view if self._dev.mapped else None
+        self.view = self._dev.view if self._dev.mapped else None
         self._buf = None
         self._per_block = block_size // erase_size
         self.block_size = block_size
@@ -54,8 +55,8 @@ class CodeFlash:
 
     def map(self, offset, size):
         """Return flash bytes [offset, offset + size): a view where mapped, else a copy in RAM."""
-        if self._view:
-            return self._view(offset, size)
+        if self.view:
+            return self.view(offset, size)
         buf = bytearray(size)
         self.read(0, buf, offset)
         return buf
@@ -72,8 +73,8 @@ class CodeFlash:
         digest: a hash object that is to get the same bytes.
         """
         start, size = block * self.block_size + offset, size or self.block_size
-        if self._view and not digest:
-            return crc32(self._view(start, size), crc)
+        if self.view and not digest:
+            return crc32(self.view(start, size), crc)
         for piece in self._pieces(start, start + size):
             crc = crc32(piece, crc)
             if digest:
@@ -83,8 +84,8 @@ class CodeFlash:
     # Flash bytes [start, end): as they are where mapped, else through one buffer, which stays: a
     # new one for each block would soon fill a small heap.
     def _pieces(self, start, end):
-        if self._view:
-            yield self._view(start, end - start)
+        if self.view:
+            yield self.view(start, end - start)
             return
         if self._buf is None:
             self._buf = memoryview(bytearray(min(_CHUNK, self.block_size)))

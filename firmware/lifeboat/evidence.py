@@ -15,7 +15,11 @@ from .journal import Log, now, pages  # noqa: F401 - Log for who writes it
 from .kernels import arch, crc32
 from .records import UNIT
 
-if arch:
+_RV32IMC = const(11)  # see kernels.py
+
+if arch == _RV32IMC:
+    from lifeboat.kernels_compare_rv32 import compare
+elif arch:
     from lifeboat.kernels_compare import compare
 else:
     from lifeboat.kernels_plain import compare
@@ -41,6 +45,10 @@ _ENTRIES = const(16)
 _ROOM = const(8192)  # bytes of RAM for differences, all notes together
 _CHUNK = const(64)
 
+# compare(was, right, counts)   adds to counts: bits that are 1 and should be 0, the other way
+#                               round, bytes that differ, those of them that are 0xFF. Buffers are
+#                               aligned, of whole words, and of one length, which is not 0.
+
 
 # A block that a repair has replaced.
 class _Note:
@@ -48,7 +56,8 @@ class _Note:
         self.block, self.size, self.build = block, size, build
         self.crc = self.first = self.last = 0
         self.counts = array("I", [0, 0, 0, 0])  # ones, zeros, changed, blank
-        self.listed = bytearray()
+        self.listed = b""  # differences as they are written, so many
+        self.count = 0
         self.time = now()
         self.raw = None
 
@@ -89,43 +98,27 @@ class Keeper:
     def _look(self, block, data):
         flash, size = self._flash, self._flash.block_size
         note = _Note(block, size, self.aim.build)
-        was, right = memoryview(bytearray(UNIT)), memoryview(bytearray(UNIT))
+        note.listed = bytearray(min(_LISTED * 8, self._room))
+        was, blank = memoryview(bytearray(UNIT)), memoryview(bytearray(UNIT))
         for offset in range(0, size, UNIT):
-            flash.read(block, was, offset)
-            here = data[offset : offset + UNIT]
-            right[: len(here)] = here
-            for i in range(len(here), UNIT):
-                right[i] = 0xFF
+            if flash.view:
+                was = flash.view(block * size + offset, UNIT)
+            else:
+                flash.read(block, was, offset)
+            right = data[offset : offset + UNIT]
+            if len(right) < UNIT:  # a manifest
+                for i in range(UNIT):
+                    blank[i] = right[i] if i < len(right) else 0xFF
+                right = blank
             note.crc = crc32(was, note.crc)
-            before = note.counts[2]
-            compare(was, right, note.counts)
-            if note.counts[2] != before:
-                self._list(note, was, right, offset, not before)
+            if was != right:
+                _list(note, was, right, offset)
+                compare(was, right, note.counts)
+        note.listed = note.listed[: 8 * note.count]
         self._room -= len(note.listed)
-        if self._raw and note.counts[2] * 8 > len(note.listed):
+        if self._raw and note.counts[2] > note.count:
             self._keep_raw(note)
         self._notes.append(note)
-
-    # Note where a piece differs: the first differences one by one.
-    def _list(self, note, was, right, offset, first):
-        listed, last = note.listed, 0
-        for at in range(0, UNIT, _CHUNK):
-            if was[at : at + _CHUNK] == right[at : at + _CHUNK]:
-                continue
-            last = at
-            most = min(_LISTED * 8, self._room)
-            for i in range(at, at + _CHUNK):
-                if was[i] != right[i]:
-                    if first:
-                        note.first, first = offset + i, False
-                    if len(listed) + 8 > most:
-                        break
-                    entry = bytearray(8)
-                    pack_into(_DIFFERENCE, entry, 0, offset + i, was[i], right[i])
-                    listed.extend(entry)
-        for i in range(last, last + _CHUNK):
-            if was[i] != right[i]:
-                note.last = offset + i
 
     # All of a block, where the heap has room for it.
     def _keep_raw(self, note):
@@ -142,21 +135,47 @@ class Keeper:
         """Whether there is something to write."""
         return bool(self._notes)
 
-    def write(self, members, session):
+    def write(self, members, session, buf):
         """Generator: write what was noted to every own member that is remembered.
 
-        session: the journal's, or 0. A command after each yield. What fails on one member is told
-        there.
+        session: the journal's, or 0; buf: memoryview of whole 4096s for what is read and written.
+        A command after each yield. What fails on one member is told there.
         """
         notes, self._notes = self._notes, []
         for member in members if notes else ():
             if member.writable and member.region.known:
                 try:
-                    yield from _write(member, notes, session, self._reason)
+                    yield from _write(member, notes, session, self._reason, buf)
                 except LifeboatError as error:
                     member.tell(error.code, error.detail)
                 except OSError as error:
                     member.io_error(error)
+
+
+# Note where a piece differs: the first differences one by one.
+def _list(note, was, right, offset):
+    listed, count = note.listed, note.count
+    most = len(listed) // 8
+    if not note.counts[2]:
+        note.first = offset + _differs(was, right, range(UNIT))
+    for at in range(0, UNIT, _CHUNK):
+        if count == most:
+            break
+        if was[at : at + _CHUNK] != right[at : at + _CHUNK]:
+            for i in range(at, at + _CHUNK):
+                a, b = was[i], right[i]
+                if a != b and count < most:
+                    pack_into(_DIFFERENCE, listed, 8 * count, offset + i, a, b)
+                    count += 1
+    note.count = count
+    note.last = offset + _differs(was, right, range(UNIT - 1, -1, -1))
+
+
+# The first of these places in which two pieces differ, which they do.
+def _differs(was, right, places):
+    for i in places:
+        if was[i] != right[i]:
+            return i
 
 
 # The ring of a region as (offset, units), or None. An extent that breaks a rule is not there.
@@ -201,26 +220,38 @@ def _entry(region, unit, at, units):
     return None
 
 
-def _write(member, notes, session, reason):
+# Read a ring. Generator; returns (serial, place, raw units, what it is about) of all units that
+# look like an entry. What can't be read holds none.
+def _read(region, start, units, buf):
+    found, at, most = [], 0, len(buf) // UNIT
+    while at < units:
+        count = min(most, units - at)
+        try:
+            region.read(start + at * UNIT, buf[: count * UNIT])
+        except OSError as error:
+            if error.errno != EIO:
+                raise
+            at += count == 1
+            most = 1  # one by one from here on
+            continue
+        for i in range(count):
+            unit = buf[i * UNIT : i * UNIT + UNIT]
+            fields = unit[:8] == _MAGIC and _entry(region, unit, at + i, units)
+            if fields:
+                about = fields[8], fields[6], fields[7]
+                found.append((fields[4], at + i, fields[20], about))
+        at += count
+        yield False
+    return found
+
+
+def _write(member, notes, session, reason, buf):
     region = member.region
     ring = _ring(region)
     if not ring:
         return
     start, units = ring
-    # Serial, place, raw units, and what it is about, of all units that look like an entry.
-    found = []
-    for at in range(units):
-        unit = member.unit.get()
-        try:
-            region.read(start + at * UNIT, unit)
-        except OSError as error:
-            if error.errno != EIO:
-                raise
-            continue
-        fields = _entry(region, unit, at, units)
-        if fields:
-            found.append((fields[4], at, fields[20], (fields[8], fields[6], fields[7])))
-        yield False
+    found = yield from _read(region, start, units, buf)
     found.sort(reverse=True)
     known, covered = set(), []
     serial = after = 0
@@ -244,10 +275,10 @@ def _write(member, notes, session, reason):
         serial += 1
         at = start + after * UNIT
         region.check(member.unit.get())
-        for i in range(raw):
-            region.write(at + UNIT + i * UNIT, note.raw[i * UNIT : i * UNIT + UNIT])
-            yield False
         if raw:
+            for i in range(0, note.size, len(buf)):
+                region.write(at + UNIT + i, note.raw[i : i + len(buf)])
+                yield False
             region.flush()
             yield False
         unit = member.unit.get()
@@ -255,7 +286,7 @@ def _write(member, notes, session, reason):
         pack_into(
             ENTRY, unit, 0, _MAGIC, _MAJOR, _MINOR, _HEADER_SIZE, serial, region.region_id,
             note.build, note.crc, note.block, note.size, note.time, session, reason,
-            *note.counts, note.first, note.last, len(note.listed) // 8, raw, 0, 0,
+            *note.counts, note.first, note.last, note.count, raw, 0, 0,
         )  # fmt: skip
         unit[_HEADER_SIZE : _HEADER_SIZE + len(note.listed)] = note.listed
         crc = crc32(memoryview(unit)[:_CRC])

@@ -84,7 +84,8 @@ class PowerOn(_PowerOn):
         try:
             if not self._session:
                 self._session = Log(self.members, self.report).session()
-            for _ in self._keeper.write(self.members, self._session):
+            # The scratch holds the bytes that the block is to get.
+            for _ in self._keeper.write(self.members, self._session, memoryview(bytearray(UNIT))):
                 pass
         finally:
             self.watch.limited = False
@@ -92,7 +93,8 @@ class PowerOn(_PowerOn):
     def _keep(self):
         report = self.report
         told, before = len(report.events), self._writes()
-        for _ in self._keeper.write(self.members, report.data.get("session", 0)):
+        session, buf = report.data.get("session", 0), self.scratch.get()
+        for _ in self._keeper.write(self.members, session, buf):
             pass
         if report.events[told:]:  # I13
             for _ in Log(self.members, report).tell(report.events[told:]):
@@ -123,7 +125,7 @@ class PowerOn(_PowerOn):
         if its.sums or its.newer or not its.room:
             return
         try:
-            for _ in its.make(self.flash, self.scratch.get()[:UNIT]):
+            for _ in its.make(self.flash, self.scratch.get()):
                 if member.disk.slow:
                     raise OSError
         except OSError:

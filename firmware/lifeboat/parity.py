@@ -84,36 +84,37 @@ class Parity:
             self._size,
         )  # fmt: skip
 
-    def verify(self):
+    def verify(self, buf):
         """Generator: read all parity blocks; returns whether they are what the record says.
 
-        Yields False, a disk's piece each time. Raises OSError.
+        buf: memoryview of whole 4096s that a block is a multiple of. Yields False, a disk's piece
+        each time. Raises OSError.
         """
-        unit = self._copy.member.unit.get()
         for group in range(self.groups):
             crc, at = 0, self._block_at(group)
-            for offset in range(0, self._size, UNIT):
-                unit[0] ^= 0xFF  # a disk that leaves the buffer alone is found out
+            for offset in range(0, self._size, len(buf)):
+                for i in range(0, len(buf), 512):
+                    buf[i] ^= 0xFF  # a disk that leaves the buffer alone is found out
                 try:
-                    self._region.read(at + offset, unit)
+                    self._region.read(at + offset, buf)
                 except OSError as error:
                     if error.errno != EIO:
                         raise
                     return False  # writing it may cure it
-                crc = crc32(unit, crc)
+                crc = crc32(buf, crc)
                 yield False
             if crc != _word(self.sums, 4 * group):
                 return False
         return True
 
-    def make(self, flash, acc):
+    def make(self, flash, buf):
         """Generator: make it from the code in flash, just found intact; a piece after each yield.
 
-        acc: memoryview of UNIT bytes. Raises LifeboatError(flash-changed), (disk-lies); OSError.
+        buf: as for verify(). Raises LifeboatError(flash-changed), (disk-lies); OSError.
         Order: no record while the blocks change, and one only when they are on the medium: a
         power cut leaves parity that is whole, or none.
         """
-        region, manifest, size = self._region, self._manifest, self._size
+        region, manifest = self._region, self._manifest
         unit = self._copy.member.unit.get()
         region.check(unit)
         self.sums = None
@@ -126,15 +127,13 @@ class Parity:
             blocks = self.group_of(group)
             crcs = [0] * len(blocks)
             total, at = 0, self._block_at(group)
-            for offset in range(0, size, UNIT):
-                pack_into("4096s", acc, 0, b"")
+            for offset in range(0, self._size, len(buf)):
+                xor(buf, buf)  # zeros
                 for i, block in enumerate(blocks):
-                    flash.read(block, unit, offset)
-                    crcs[i] = crc32(unit, crcs[i])
-                    xor(acc, unit)
+                    crcs[i] = _add(flash, block, offset, buf, unit, crcs[i])
                     yield True
-                total = crc32(acc, total)
-                region.write(at + offset, acc)
+                total = crc32(buf, total)
+                region.write(at + offset, buf)
                 yield False
             for i, block in enumerate(blocks):
                 if crcs[i] != manifest.crc(block):
@@ -143,7 +142,7 @@ class Parity:
         region.flush()
         yield False
         self.sums = sums
-        if not (yield from self.verify()):
+        if not (yield from self.verify(buf)):
             self.sums = None
             raise LifeboatError("disk-lies", "parity")
         region.check(unit)
@@ -177,21 +176,37 @@ class Parity:
         buf = scratch.take()
         if buf is None:
             return None
-        member, region = self._copy.member, self._region
-        at = self._block_at(block % self.groups)
-        for offset in range(0, self._size, UNIT):
-            piece, unit = buf[offset : offset + UNIT], member.unit.get()
-            if member.attempt(region.read, at + offset, piece) is False:
-                if not member.readable:
-                    scratch.drop()
-                return None
-            for other, source in sources:
-                if not source:
-                    flash.read(other, unit, offset)
-                elif not _piece(source, other, self._size, offset, unit):
+        member, region, size = self._copy.member, self._region, self._size
+        if member.attempt(region.read, self._block_at(block % self.groups), buf) is False:
+            if not member.readable:
+                scratch.drop()
+            return None
+        for other, source in sources:
+            if not source:
+                _add(flash, other, 0, buf, member.unit.get())
+                continue
+            for offset in range(0, size, UNIT):
+                unit = member.unit.get()
+                if not _piece(source, other, size, offset, unit):
                     return None
-                xor(piece, unit)
+                xor(buf[offset : offset + UNIT], unit)
         return buf
+
+
+# XOR len(buf) bytes of a block of the flash into buf; return the CRC-32 continued with them, None
+# where none is wanted.
+def _add(flash, block, offset, buf, unit, crc=None):
+    size = len(buf) if flash.view else UNIT
+    for at in range(0, len(buf), size):
+        piece = unit
+        if flash.view:
+            piece = flash.view(block * flash.block_size + offset, size)
+        else:
+            flash.read(block, unit, offset + at)
+        xor(buf[at : at + size], piece)
+        if crc is not None:
+            crc = crc32(piece, crc)
+    return crc
 
 
 def _word(buf, at):

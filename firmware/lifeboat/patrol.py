@@ -281,7 +281,8 @@ class Patrol(CopyPatrol):
             self.findings.tell("changed", self._scrubber.policy, name, number, 1)
         yield from self._note()
         if self._keeper:
-            yield from self._keeper.write(self._members, self._report.data.get("session", 0))
+            session = self._report.data.get("session", 0)
+            yield from self._keeper.write(self._members, session, self._buf)
         if names and self._scrubber.policy == RESTART:
             machine.reset()
         self._scrubber.altered(names)

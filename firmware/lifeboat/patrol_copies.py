@@ -194,7 +194,7 @@ class CopyPatrol:
         parity.load()
         yield False
         if parity.sums:
-            if (yield from parity.verify()):
+            if (yield from parity.verify(self._buf[:_UNIT])):
                 return
             member.tell("parity-bad")
         wanted = parity.room and not parity.newer

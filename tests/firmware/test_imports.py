@@ -38,7 +38,7 @@ LEVELS = [
     {"mmio"},
     {"blockdev", "errors", "kernels", "drivers", "running", "advice", "lms"},
     {"kernels_plain", "kernels_rv32", "kernels_viper_crc"},
-    {"kernels_copy", "kernels_xor", "kernels_compare"},
+    {"kernels_copy", "kernels_xor", "kernels_compare", "kernels_compare_rv32"},
     {"kernels_viper"},
 ]
 

@@ -14,7 +14,7 @@ TREE = sorted(p.relative_to(FIRMWARE).as_posix() for p in FIRMWARE.glob("lifeboa
 KERNELS = {
     "rv32": {
         "kernels_viper.py", "kernels_rv32.py", "kernels_copy.py", "kernels_xor.py",
-        "kernels_compare.py",
+        "kernels_compare_rv32.py",
         "drivers/ahci_rv32.py", "drivers/sdspi_rv32.py", "drivers/sifive_spi_rv32.py",
     },
     "viper": {

@@ -492,6 +492,21 @@ def main_rows(bench: Bench, spec: BoardSpec, heap_step: int) -> Iterator[Row]:
         backup["old slot"] * per_byte,
         note="also reads the newest copy",
     )
+    parity = bench.ask("parity()")
+    yield Row(
+        "parity",
+        "parity of a backup, per member",
+        "insn/B",
+        parity["make"] * per_byte,
+        note="of the code; one block for each 16",
+    )
+    yield Row(
+        "parity, a block",
+        "a block made from parity",
+        "insn/B",
+        parity["rebuild"] / spec.block_size,
+        note=f"of that block, with {parity['group'] - 1} others out of flash",
+    )
 
 
 def _parts(whole: str, parts: dict[str, float], per_byte: float) -> Iterator[Row]:
@@ -711,7 +726,7 @@ def size_rows(plan: Plan, needed: dict[str, int], extras: dict[str, int]) -> Ite
         ("update", ("update",), 5),
         ("trial", ("trial", "trying"), 8),
         ("parity", ("parity", "kernels_xor"), 5),
-        ("evidence", ("evidence", "kernels_compare"), 5),
+        ("evidence", ("evidence", "kernels_compare_rv32"), 5),
     ):
         size = sum(extras[f"{name}.py"] for name in names) / _KB
         what = f"frozen size, the extra {key}"

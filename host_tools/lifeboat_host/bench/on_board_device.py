@@ -445,3 +445,23 @@ def backup():
     for name in "free slot", "old slot":
         found[name] = cost(whole)
     say(found)
+
+
+def parity():
+    """Parity made for a copy, and a block made from it."""
+    from lifeboat.blockdev import Scratch
+    from lifeboat.parity import Parity
+
+    o = Opened()
+    copy = [c for c in o.members[0].copies if c.claims(o.manifest)][0]
+    its = Parity(copy, o.manifest)
+    scratch = Scratch(len(o.buf))
+
+    def make():
+        for _ in its.make(o.flash, o.buf):
+            pass
+
+    found = {"make": cost(make), "group": len(its.group_of(0))}
+    found["rebuild"] = cost(its.rebuild, 0, scratch, o.flash, ())
+    assert o.manifest.right(0, scratch.get())
+    say(found)

@@ -116,9 +116,9 @@ def compare_lines(name, compare):
     was, right = bytearray(DATA[:700]), bytearray(DATA[:700])
     for at, value in ((0, 0xFF), (1, 0), (5, 0xFF), (300, 0x5A), (301, 0xA5), (699, 0xFF)):
         was[at] = value
-    for start in (0, 1, 2, 3, 5, 300):
-        for other in (start, start + 4, start + 1):
-            for length in (0, 1, 3, 4, 64, 390):
+    for start in (0, 4, 300):
+        for other in (start, start + 4):
+            for length in (4, 64, 388):
                 a = memoryview(was)[start : start + length]
                 b = memoryview(right)[other : other + length]
                 counts = array("I", [7, 0, 0, 0])
