@@ -44,6 +44,7 @@ _UNITS = const(1024)  # of a ring, that count
 _ENTRIES = const(16)
 _ROOM = const(8192)  # bytes of RAM for differences, all notes together
 _CHUNK = const(64)
+_COUNTED = const(4096)  # bytes that differ: when there are more it is enough to know that
 
 # compare(was, right, counts)   adds to counts: bits that are 1 and should be 0, the other way
 #                               round, bytes that differ, those of them that are 0xFF. Buffers are
@@ -99,21 +100,26 @@ class Keeper:
         flash, size = self._flash, self._flash.block_size
         note = _Note(block, size, self.aim.build)
         note.listed = bytearray(min(_LISTED * 8, self._room))
-        was, blank = memoryview(bytearray(UNIT)), memoryview(bytearray(UNIT))
-        for offset in range(0, size, UNIT):
+        was, blank = memoryview(bytearray(UNIT)), b"\xff" * UNIT
+        offset = 0
+        while offset < size:
+            n = UNIT
             if flash.view:
-                was = flash.view(block * size + offset, UNIT)
+                if note.counts[2] >= _COUNTED and len(data) == size:
+                    n = size - offset  # nothing is counted any more
+                was = flash.view(block * size + offset, n)
             else:
                 flash.read(block, was, offset)
-            right = data[offset : offset + UNIT]
-            if len(right) < UNIT:  # a manifest
-                for i in range(UNIT):
-                    blank[i] = right[i] if i < len(right) else 0xFF
-                right = blank
+            right = data[offset : offset + n]
+            if len(right) < n:  # a manifest
+                right = bytes(right) + blank[len(right) :]
             note.crc = crc32(was, note.crc)
             if was != right:
-                _list(note, was, right, offset)
-                compare(was, right, note.counts)
+                if note.counts[2] < _COUNTED:
+                    _list(note, was, right, offset)
+                    compare(was, right, note.counts)
+                note.last = offset + _differs(was, right, range(n - 1, -1, -1))
+            offset += n
         note.listed = note.listed[: 8 * note.count]
         self._room -= len(note.listed)
         if self._raw and note.counts[2] > note.count:
@@ -168,7 +174,6 @@ def _list(note, was, right, offset):
                     pack_into(_DIFFERENCE, listed, 8 * count, offset + i, a, b)
                     count += 1
     note.count = count
-    note.last = offset + _differs(was, right, range(UNIT - 1, -1, -1))
 
 
 # The first of these places in which two pieces differ, which they do.
@@ -235,8 +240,9 @@ def _read(region, start, units, buf):
             most = 1  # one by one from here on
             continue
         for i in range(count):
-            unit = buf[i * UNIT : i * UNIT + UNIT]
-            fields = unit[:8] == _MAGIC and _entry(region, unit, at + i, units)
+            if buf[i * UNIT] != _MAGIC[0]:  # most units are raw data, or empty
+                continue
+            fields = _entry(region, buf[i * UNIT : i * UNIT + UNIT], at + i, units)
             if fields:
                 about = fields[8], fields[6], fields[7]
                 found.append((fields[4], at + i, fields[20], about))
