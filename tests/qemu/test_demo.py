@@ -29,7 +29,7 @@ def test_the_demo_heals_every_round(spec, scratch_cache, capsys):
     assert demo.main([*board(spec), "--json"]) == EXIT_OK
     told = check("demo", capsys.readouterr().out)
     assert told["ok"] and all(r["identical"] and r["applications_ran"] for r in told["rounds"])
-    rounds = {"pflash": 12, "mtd": 9, "port": 4}[spec.flash_kind]
+    rounds = {"pflash": 13, "mtd": 10, "port": 4}[spec.flash_kind]
     assert len(told["rounds"]) == rounds + (spec.policy == board_spec.SIGNED)
 
 
@@ -46,7 +46,7 @@ def test_the_demo_fails_when_something_did_not_heal(spec, scratch_cache, monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("usb, rounds", [("beside", 12), ("only", 9)])
+@pytest.mark.parametrize("usb, rounds", [("beside", 13), ("only", 10)])
 @pytest.mark.parametrize("spec", ["qemu_virt"], indirect=True)
 def test_the_demo_heals_with_a_usb_disk(spec, scratch_cache, capsys, usb, rounds):
     assert demo.main([*board(spec), "--usb", usb, "--json"]) == EXIT_OK

@@ -180,8 +180,8 @@ def _put(path: Path, offset: int, data: bytes) -> None:
 @dataclass(frozen=True)
 class Round:
     """One thing that goes wrong. pulled: numbers of the disks that are not there; disks: how many
-    the board must have for it. signed: it takes a board that has keys. large: left out where a
-    power-on takes long.
+    the board must have for it. signed: it takes a board that has keys; parity: one with the extra
+    of this name. large: left out where a power-on takes long.
     """
 
     title: str
@@ -189,6 +189,7 @@ class Round:
     pulled: Sequence[int] = ()
     disks: int = 1
     signed: bool = False
+    parity: bool = False
     large: bool = False
 
 
@@ -212,6 +213,13 @@ def _both_copies(stage: Stage) -> None:
     stage.rot(0, [1, 2])
     stage.rot(1, [7, 8])
     for block in (1, 2, 7, 8):
+        stage.erase(block)
+
+
+def _everywhere(stage: Stage) -> None:
+    for disk in range(len(stage.disks)):
+        stage.rot(disk, [5, 6])
+    for block in (5, 6):
         stage.erase(block)
 
 
@@ -241,6 +249,7 @@ ROUNDS = (
     Round("one disk pulled, ten flipped bits", lambda stage: stage.flip_bits(10), (0,), 2),
     Round("four blocks, three of them rotten on one disk too", _flash_and_one_copy, disks=2),
     Round("four blocks, each disk has only two of them right", _both_copies, disks=2),
+    Round("two blocks, bad in the flash and on every disk", _everywhere, parity=True),
     Round("an intruder's own code, whole, with all sums right", _intruder, signed=True),
     Round("nothing: a healthy board writes nothing", lambda stage: None),
 )
@@ -464,10 +473,10 @@ def main(arguments: Sequence[str]) -> int:
         for item in ROUNDS
         if item.disks <= len(stage.disks)
         and (signed or not item.signed)
-        and not (stage.small and item.large)
+        and not (stage.small and (item.large or item.parity))
     ]
     results = []
-    # A microcontroller's boot stage has no room for the extra that tries new builds.
+    # A microcontroller's boot stage has no room for the extras parity and update.
     updates = () if stage.small else UPDATES
     count = len(rounds) + len(updates)
     for number, item in enumerate(rounds, 1):
@@ -486,7 +495,8 @@ def main(arguments: Sequence[str]) -> int:
     ok = backed_up and healed == len(results)
     output.result({"ok": ok, "first": first, "rounds": results, "command": command})
     log = shlex.join(["./lifeboat", "log", *map(str, stage.disks)])
-    output.show(f"what the disks have noted of it: {log}", "")
+    output.show(f"what the disks have noted of it: {log}")
+    output.show(f"and what the damage was: {log} --evidence", "")
     word = "all healed" if ok else "NOT ALL HEALED"
     output.show(f"{word}: {healed} of {len(results)} rounds, the images are in {stage.folder}")
     return EXIT_OK if ok else EXIT_ERROR

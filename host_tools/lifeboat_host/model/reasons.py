@@ -63,6 +63,8 @@ ADVICE = {
     "memory-version": "the memory is too new; update the boot stage",
     "older-build": "the code was beyond repair; an older backup was restored",
     "other-build": "the code was beyond repair; another build that the owner signed was restored",
+    "parity-bad": "parity on the disk is damaged; the scrubber makes it anew",
+    "parity-used": "blocks bad in flash and every copy were made again from parity",
     "policy": "board.py must have KEYS that can be used, or say UNSIGNED = True; not both",
     "read-limit": "looked long enough; lifeboat recover looks at all copies",
     "region-claimed": "a partition reaches into the region: only read; remove it",
