@@ -42,7 +42,9 @@ _DIRECTORY_END = const(508)
 _UNITS = const(1024)  # of a ring, that count
 
 _ENTRIES = const(16)
-_ROOM = const(8192)  # bytes of RAM for differences, all notes together
+_ROOM = const(4096)  # bytes of RAM for differences, all notes together
+_FIRST = const(16)  # differences that are kept where not all can be
+_RESERVE = const(32768)  # of the heap, for what a power-on does behind it
 _CHUNK = const(64)
 _COUNTED = const(4096)  # bytes that differ: when there are more it is enough to know that
 
@@ -78,7 +80,7 @@ class Keeper:
         self._reason = reason.encode()
         self._flash = flash
         self._erase = flash.erase
-        self._noted = set()
+        self._noted = []
         self._notes = []
         self._room = _ROOM
         self._raw = True  # whether there may be raw data
@@ -87,7 +89,7 @@ class Keeper:
     # In the place of CodeFlash.erase().
     def _watch(self, block, data=b""):
         if self.aim and data and block not in self._noted and len(self._noted) < _ENTRIES:
-            self._noted.add(block)
+            self._noted.append(block)
             try:
                 self._look(block, data)
                 if self.first:
@@ -100,7 +102,7 @@ class Keeper:
         flash, size = self._flash, self._flash.block_size
         note = _Note(block, size, self.aim.build)
         note.listed = bytearray(min(_LISTED * 8, self._room))
-        was, blank = memoryview(bytearray(UNIT)), b"\xff" * UNIT
+        was = None if flash.view else memoryview(bytearray(UNIT))
         offset = 0
         while offset < size:
             n = UNIT
@@ -112,7 +114,7 @@ class Keeper:
                 flash.read(block, was, offset)
             right = data[offset : offset + n]
             if len(right) < n:  # a manifest
-                right = bytes(right) + blank[len(right) :]
+                right = bytes(right) + b"\xff" * (n - len(right))
             note.crc = crc32(was, note.crc)
             if was != right:
                 if note.counts[2] < _COUNTED:
@@ -120,6 +122,8 @@ class Keeper:
                     compare(was, right, note.counts)
                 note.last = offset + _differs(was, right, range(n - 1, -1, -1))
             offset += n
+        if note.counts[2] > note.count:
+            note.count = min(note.count, _FIRST)
         note.listed = note.listed[: 8 * note.count]
         self._room -= len(note.listed)
         if self._raw and note.counts[2] > note.count:
@@ -131,6 +135,7 @@ class Keeper:
         self._raw = False
         try:
             raw = memoryview(bytearray(note.size))
+            bytearray(_RESERVE)  # there is room for this, too
             self._flash.read(note.block, raw)
             note.raw = raw
         except MemoryError:

@@ -25,10 +25,7 @@ class PowerOn(_PowerOn):
     _keeper = None
     _rebuilt = None
     _session = 0
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self._parity = {}  # of members by name: what is known of it
+    _parity = ()  # a dictionary: of members by name, what is known of it
 
     def recover(self):
         found = self.found
@@ -49,6 +46,7 @@ class PowerOn(_PowerOn):
             plan = super().recover()
         finally:
             self.members.remove(rebuilt)
+            self._rebuilt = None
         if plan and rebuilt.blocks:
             told = " ".join([str(block) for block in sorted(rebuilt.blocks)])
             self.report.reason("parity-used", rebuilt.member.name, told)
@@ -107,6 +105,7 @@ class PowerOn(_PowerOn):
     def finish(self, manifest, plan):
         super().finish(manifest, plan)
         if parity and self.clear and not self.trying and not manifest.read_only:
+            self._parity = {}
             for member in self.members:
                 if member.backup in (LEVEL, CREATED, MENDED):
                     self._parity[member.name] = parity.NONE

@@ -251,12 +251,12 @@ class Rebuilt:
         self._spent = 0
         self._flash = flash
         self._manifest = manifest
-        self._members = members[:]
+        self._members = members
         self._trust = trust
         self._found = None
         self.copies = (self,)
         self.bad = set()
-        self.blocks = set()
+        self.blocks = []
         self.member = self
 
     def claims(self, manifest):
@@ -308,6 +308,7 @@ class Rebuilt:
             buf = parity.rebuild(block, scratch, self._flash, others)
             if buf and good(block, buf):
                 self.member = copy.member
-                self.blocks.add(block)
+                if block not in self.blocks:
+                    self.blocks.append(block)
                 return True
         return False

@@ -517,7 +517,7 @@ def test_an_image_of_format_1_1_is_provisioned_and_said_to_have_no_memory(
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_a_board_says_adopt_ends_without_a_traceback(connected, seed):
     ends = set()
-    for i in range(14):
+    for i in range(24):
         board = board_of(OWN, OTHER)
         boot.power_on(board)
         run = connected(board, Liar(board, 5000 + 100 * seed + i))

@@ -322,7 +322,7 @@ def test_region_inspect_shows_what_1_2_brings(lifeboat, disk):
         "changed",
         "state of a trial: 2 units",
         "evidence: 129 units",
-        "parity: 128 units",
+        "parity, not used: 128 units",
     ):
         assert text in out
 
