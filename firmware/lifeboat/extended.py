@@ -21,44 +21,55 @@ except ImportError:
 class PowerOn(_PowerOn):
     """A power-on that also uses and makes parity, and keeps evidence of what it repairs."""
 
-    trying = False
+    trying = _recovers = False
     _keeper = None
     _rebuilt = None
     _session = 0
     _parity = ()  # a dictionary: of members by name, what is known of it
 
+    # The buffer of a flash that is not mapped is taken now, as the block's is: later the heap is
+    # fragmented.
+    def _survey(self):
+        if self.found.damaged and self.flash:
+            try:
+                self.flash.crc(self.flash.manifest_block, 0, UNIT)
+            except OSError:
+                pass
+        super()._survey()
+
     def recover(self):
-        found = self.found
-        if not (found.damaged and self.flash):
+        if not (self.found.damaged and self.flash):
             return super().recover()
-        if Keeper:
-            self._keeper = Keeper(self.flash, "power-on")
-            if getattr(self.board, "REPAIR", "") == "report":
-                self._keeper.first = self._keep_first
-        if not parity:
-            return super().recover()
-        # The last in the line of sources, and for nothing else.
-        self._rebuilt = rebuilt = parity.Rebuilt(
-            self.flash, found.manifest, self.members, self.trust, self.scratch.left
-        )
-        self.members.append(rebuilt)
+        rebuilt = None
+        if parity:  # the last in the line of sources, and for nothing else
+            self._rebuilt = rebuilt = parity.Rebuilt(self)
+            self.members.append(rebuilt)
+        self._recovers = True
         try:
             plan = super().recover()
         finally:
-            self.members.remove(rebuilt)
-            self._rebuilt = None
-        if plan and rebuilt.blocks:
+            self._recovers = False
+            if rebuilt:
+                self.members.remove(rebuilt)
+        if plan and rebuilt and rebuilt.blocks:
             told = " ".join([str(block) for block in sorted(rebuilt.blocks)])
             self.report.reason("parity-used", rebuilt.member.name, told)
         return plan
 
-    # Called right before a Plan is carried out.
+    # Called right before a Plan is carried out, too.
     def _tell_bad(self, manifest, bad):
         super()._tell_bad(manifest, bad)
-        if self._keeper:
-            self._keeper.aim = manifest if manifest and self._meant(manifest) else None
-        if self._rebuilt:
+        if self._recovers and Keeper:
+            self._watch_flash(manifest)
+        if self._recovers and self._rebuilt:
             self._rebuilt.again()
+
+    def _watch_flash(self, manifest):
+        if not self._keeper:
+            self._keeper = Keeper(self.flash, "power-on")
+            if getattr(self.board, "REPAIR", "") == "report":
+                self._keeper.first = self._keep_first
+        self._keeper.aim = manifest if manifest and self._meant(manifest) else None
 
     # Whether the flash was to hold this build: blocks of another one differ from it unharmed.
     def _meant(self, manifest):

@@ -238,22 +238,19 @@ def _piece(copy, block, size, offset, unit):
 class Rebuilt:
     """What a Plan takes for a further copy, the last in the line: blocks made from parity.
 
-    It is its own member, too, since a Plan wants one: of no set, and always there.
-    manifest: that of the flash, or None. limit: how many bytes others may read, None: any number;
-    it has a quarter of that of its own, so that it takes no read from them (I11). blocks: which
-    were made.
+    It is its own member, too, since a Plan wants one: of no set, and always there. power_on: whose
+    flash, members and trust it uses. blocks: which were made. It has a quarter of the reads that
+    all others have, of its own, so that it takes none from them (I11).
     """
 
     readable, writable, own, commit = True, False, False, None
+    _found = None
+    _spent = 0
 
-    def __init__(self, flash, manifest, members, trust, limit):
+    def __init__(self, power_on):
+        self._on = power_on
+        limit = power_on.scratch.left
         self._left = limit and limit // 4
-        self._spent = 0
-        self._flash = flash
-        self._manifest = manifest
-        self._members = members
-        self._trust = trust
-        self._found = None
         self.copies = (self,)
         self.bad = set()
         self.blocks = []
@@ -269,9 +266,9 @@ class Rebuilt:
     def _holders(self):
         if self._found is None:
             self._found = []
-            for copy in copies(self._members):
+            for copy in copies(self._on.members):
                 if copy.commit:
-                    manifest = self._manifest or copy.load(self._trust)
+                    manifest = self._on.found.manifest or copy.load(self._on.trust)
                     if manifest and copy.claims(manifest):
                         self._found.append((copy, manifest))
         return self._found
@@ -304,8 +301,8 @@ class Rebuilt:
                 or not parity.sums
             ):
                 continue
-            others = [c for c in copies(self._members) if c.claims(manifest)]
-            buf = parity.rebuild(block, scratch, self._flash, others)
+            others = [c for c in copies(self._on.members) if c.claims(manifest)]
+            buf = parity.rebuild(block, scratch, self._on.flash, others)
             if buf and good(block, buf):
                 self.member = copy.member
                 if block not in self.blocks:
