@@ -108,30 +108,48 @@ with open("/sd/new.img", "wb") as file:
     for at in range(%d, %d, 65536):
         area.readblocks(at // 512, buf)
         file.write(buf)
+import gc
+ballast = [None] * 64
+gc.collect()
+room = bytearray(%d)  # what is left of the heap
+size, i = gc.mem_free(), 0
+while size >= 4096:
+    try:
+        ballast[i] = bytearray(size)
+        i += 1
+    except MemoryError:
+        size //= 2
+del room
 from lifeboat.stage import from_image
 from_image(board, "/sd/new.img")
 """
 
 
-def test_an_image_from_a_file_on_the_user_area(rig8, tmp_path):
-    new = new_code(rig8, tmp_path / "new", 8 * MB, version="2.0", seed=2, app=GOOD)
+HEAP = 704 * 1024
+
+
+def test_an_image_from_a_file_on_the_user_area(protected, spec, tmp_path):
+    """16 MB where the flash is mapped, else 8; blocks of up to 256 KB, with HEAP left for all."""
+    size = 16 * MB if spec.flash_kind == "pflash" else 8 * MB
+    rig = protected(size).copy_to(tmp_path)
+    new = new_code(rig, tmp_path / "new", size, version="2.0", seed=2, app=GOOD)
     data = new.flash.read_bytes()
     first = 80 * MB
-    with open(rig8.drives[0], "r+b") as disk:
+    with open(rig.drives[0], "r+b") as disk:
         disk.seek(first)
         disk.write(data)
-    with rig8.board() as board:
+    with rig.board() as board:
         board.power_on_report()
         board.wait_for("app: running")
         board.repl(interrupt=True)
-        out, error = board.run(FILE % (first, first, first + len(data)), 600)
+        out, error = board.run(FILE % (first, first, first + len(data), HEAP), 600)
         assert not error, out + error
         assert "2.0 is on" in out
-    report, console = rig8.power_on()
+    report, console = rig.power_on()
     assert report["version"] == "2.0" and "lifeboat-trial: confirmed 2.0" in console
-    rig8.good = new.good
-    rig8.heal()
-    assert all(rig8.copies(drive)["2.0"] == [] for drive in rig8.drives)
+    rig.good = new.good
+    rig.heal()
+    assert all(rig.copies(drive)["2.0"] == [] for drive in rig.drives)
 
 
 HANGS = """
