@@ -122,7 +122,8 @@ class PowerOn(_PowerOn):
                     self._parity[member.name] = parity.NONE
                     self._attempt(member, self._make_parity, member, manifest)
 
-    # A backup without parity gets it, whenever it was made.
+    # A backup without parity gets it, whenever it was made. What stands behind a new one is of
+    # what the slot held before.
     def _make_parity(self, member, manifest):
         for copy in member.copies:
             if copy.claims(manifest):
@@ -130,9 +131,10 @@ class PowerOn(_PowerOn):
         else:
             return
         its = parity.Parity(copy, manifest).load()
-        if its.sums:
+        if its.newer or not its.room:
+            return
+        if its.sums and member.backup != CREATED:
             self._parity[member.name] = parity.LEVEL
-        if its.sums or its.newer or not its.room:
             return
         try:
             for _ in its.make(self.flash, self.scratch.get()):
