@@ -254,3 +254,23 @@ def test_hostile_sizes_cost_nothing(disk_file):
     none = handmade.evidence(was, RIGHT, patch=[(72, bytes(4)), (120, bytes(4))])
     (found,) = entries(disk_file(disk_with(none)))
     assert len(evidence.strip(found)) == 16 and evidence.kind(found, [])[0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_an_entry_says_it_is_told_or_left_out(disk_file, lifeboat, seed):
+    """Entries with any bytes and the right CRC."""
+    dice = random.Random(seed)
+    good = handmade.evidence(but({100: RIGHT[100] ^ 1}), RIGHT, raw=True)
+    units = []
+    for _ in range(UNITS // 2):
+        unit = bytearray(good[:4092])
+        for _ in range(dice.randrange(1, 6)):
+            at = dice.randrange(12, 240)
+            unit[at] = dice.choice((0, 1, 0x80, 0xFF, dice.randrange(256)))
+        unit[16:32], unit[10:12] = handmade.REGION_ID, b"\xe0\0"
+        units += [handmade.sealed(bytes(unit)), dice.randbytes(4096)]
+    path = disk_file(disk_with(*units))
+    code, out, err = lifeboat("log", "--evidence", path)
+    assert code == 0 and "Traceback" not in err and "\x1b" not in out
+    result = json.loads(lifeboat("log", "--evidence", "--json", path)[1])
+    assert len(result["evidence"]) <= UNITS // 2
