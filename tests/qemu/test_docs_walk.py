@@ -192,6 +192,14 @@ class TestUnsigned:
         assert "sdY" in do("lifeboat log /dev/sdX /dev/sdY", names=both)
         do("lifeboat log /dev/sdX --picture log.html", names=disks)
         assert "<svg" in (do.folder / "log.html").read_text()
+        with open(do.folder / "code.img", "r+b") as flash:
+            bad = bytes([flash.read(1)[0] ^ 4])
+            flash.seek(0)
+            flash.write(bad)
+        do.board(RUN, "sdX", "sdY")
+        do.off()
+        said = do("lifeboat log --evidence /dev/sdX /dev/sdY", names=both)
+        assert "block 0 " in said and "1 bit" in said
         file = do.folder / "lifeboat.prom"
         do(
             "lifeboat log --quiet --openmetrics "
