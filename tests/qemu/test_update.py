@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lifeboat_host.qemu import faulty_media
 from qemu.rig import MB, pty_board
 from qemu.test_power_cuts import cut_all
 from qemu.test_provision import lifeboat, new_code
@@ -257,12 +258,52 @@ area.readblocks((first + manifest_at) // 512, buf)
 stage = Stage(board, buf[:length])
 for _ in stage.gather():
     pass
+"""
+PUT = """
 for block in stage.needed:
     area.readblocks((first + block * size) // 512, buf)
     stage.put(block, buf)
-stage.commit()
+print(stage.commit())
 stage.arm(200)
 """
+
+
+def beside(rig, new):
+    """Put an image raw onto the first disk; what begins to stage it from there."""
+    data, first = new.flash.read_bytes(), 80 * MB
+    with open(rig.drives[0], "r+b") as disk:
+        disk.seek(first)
+        disk.write(data)
+    length = int.from_bytes(data[new.manifest_at :][12:16], "little")
+    return STAGE % (first, rig.spec.block_size, new.manifest_at, length)
+
+
+@pytest.mark.sata
+def test_a_member_that_vanishes_while_it_is_staged_is_brought_level_later(rig2, tmp_path):
+    new = new_code(rig2, tmp_path / "new", 2 * MB, version="2.0", seed=2)
+    begin = beside(rig2, new)
+    with faulty_media.Lab() as lab:
+        exports = [lab.export(p.stem, faulty_media.FileStore(p)) for p in rig2.drives]
+        with rig2.board(exports) as board:
+            board.power_on_report()
+            board.wait_for("app: running")
+            board.repl(interrupt=True)
+            assert board.run(begin, 300) == ("", "")
+            exports[1].vanish()
+            out, error = board.run(PUT, 300)
+            assert not error and out.strip() == f"['{rig2.disk_name(0)}']", out + error
+    # The trial needs both builds whole: the first disk has them.
+    with rig2.board(rig2.drives[:1]) as board:
+        report = board.power_on_report()
+        assert (report["verdict"], report["version"]) == ("RUN", "2.0")
+        board.wait_for("app: running")
+        board.repl(interrupt=True)
+        out, error = board.run(CONFIRM, 300)
+        assert not error, out + error
+    rig2.good = new.good
+    report = rig2.heal()
+    assert [member["state"] for member in report["members"]] == ["level", "created"]
+    assert all(rig2.copies(drive)["2.0"] == [] for drive in rig2.drives)
 
 
 @pytest.mark.slow
@@ -272,13 +313,7 @@ def test_staging_is_cut(sweep, rig2, tmp_path, monkeypatch):
 
     monkeypatch.setattr(test_power_cuts, "CUTS", max(CUTS, 10))
     new = new_code(rig2, tmp_path / "new", 2 * MB, version="2.0", seed=2)
-    data, first = new.flash.read_bytes(), 80 * MB
-    with open(rig2.drives[0], "r+b") as disk:
-        disk.seek(first)
-        disk.write(data)
-    manifest = data[new.manifest_at :]
-    length = int.from_bytes(manifest[12:16], "little")
-    then = STAGE % (first, rig2.spec.block_size, new.manifest_at, length)
+    then = beside(rig2, new) + PUT
     check = check_either(rig2, bytes(rig2.good), new.good)
     kinds = cut_all(sweep, rig2, tmp_path, lambda rig: None, check, then)
     assert ("disk", "write") in kinds or not sweep.whole
