@@ -120,7 +120,10 @@ class Keeper:
                 if note.counts[2] < _COUNTED:
                     _list(note, was, right, offset)
                     compare(was, right, note.counts)
-                note.last = offset + _differs(was, right, range(n - 1, -1, -1))
+                end = n
+                while was[end - UNIT : end] == right[end - UNIT : end]:
+                    end -= UNIT
+                note.last = offset + _differs(was, right, range(end - 1, -1, -1))
             offset += n
         if note.counts[2] > note.count:
             note.count = min(note.count, _FIRST)

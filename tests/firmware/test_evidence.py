@@ -133,6 +133,38 @@ def test_what_does_not_fit_is_kept_whole(board):
         assert [d[0] for d in found["differences"]] == wrong[:16]
 
 
+@pytest.mark.parametrize("mapped", [True, False])
+def test_heavy_damage_is_counted_up_to_4096_bytes_and_its_end_is_known(mapped):
+    """Blocks of 64 KB: the first 8 KB are blank, and one byte further on."""
+    size = 65536
+    code = bytes(sim.image(blocks=2, block=size, total=4))
+    it = sim.SimBoard(bytearray(code), members=0, block=size, erase=size, mapped=mapped)
+    region = sim.region_size(sim.slot_size(4, size)) + 40 * 4096
+    it.drives = [RamDisk("disk0", region // 512 + 40, it.power)]
+    (disk,) = it.drives
+    slot = sim.slot_size(4, size)
+    start = sim.make_region(disk, slot=slot, size=region) * 512
+    ring = 4096 + 2 * slot
+    for place in (start, start + region - 8192, start + region - 4096):
+        unit = bytearray(sim.get(disk, place, 4096))
+        unit[268:284] = struct.pack("<HHIQ", 2, 0, 40, ring)
+        unit[508:512] = struct.pack("<I", crc32(unit[:508]))
+        sim.put(disk, place, unit)
+    it.remember(it.drives)
+    assert lifeboat.power_on(it).verdict == "RUN"
+    it.nor.data[:8192] = b"\xff" * 8192
+    it.nor.data[40000] ^= 1
+    damaged = bytes(it.nor.data[:size])
+    assert lifeboat.power_on(it).verdict == "RUN" and bytes(it.nor.data) == code
+    unit = sim.get(disk, start + ring, 4096)
+    found = dict(zip(NAMES, struct.unpack_from(LAYOUT, unit)))
+    counted = [i for i in range(8192) if code[i] != 0xFF]
+    assert 4096 <= found["changed"] == found["blank"] == len(counted)
+    assert (found["first"], found["last"]) == (counted[0], 40000)
+    assert (found["listed"], found["raw_units"], found["sum"]) == (16, 16, crc32(damaged))
+    assert sim.get(disk, start + ring + 4096, size) == damaged
+
+
 def test_one_block_is_kept_whole_a_power_on_and_its_ring_turns(board):
     board.nor.data[: 3 * SIZE] = sim.noise(9, 3 * SIZE)
     assert lifeboat.power_on(board).verdict == "RUN"
