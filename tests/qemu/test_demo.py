@@ -35,9 +35,12 @@ def test_the_demo_heals_every_round(spec, scratch_cache, capsys):
 
 def test_the_demo_fails_when_something_did_not_heal(spec, scratch_cache, monkeypatch, capsys):
     def beyond_repair(stage):
+        # Two blocks of a group: parity makes one of them again, not both.
+        blocks = [1, 1 + -(-stage.manifest.block_count // 16)]
         for disk in range(len(stage.disks)):
-            stage.rot(disk, [1])
-        stage.garble(1)
+            stage.rot(disk, blocks)
+        for block in blocks:
+            stage.garble(block)
 
     monkeypatch.setattr(demo, "ROUNDS", (demo.Round("beyond repair", beyond_repair),))
     monkeypatch.setattr(demo, "UPDATES", ())
