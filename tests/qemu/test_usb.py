@@ -267,7 +267,7 @@ def test_a_usb_disk_pulled_during_operation_keeps_nothing_from_running(usb_only)
     assert (out.split(), err) == (["alive"], "")
 
 
-@pytest.mark.parametrize("places", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("places", [5, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("what", ["creating", "recovering"])
 def test_power_cuts(sweep, usb_only, tmp_path, monkeypatch, what, places):
     monkeypatch.setattr(cuts, "CUTS", places)
