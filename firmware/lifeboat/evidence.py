@@ -1,7 +1,7 @@
 """What the damage was: before a repair erases a block, what stood there is noted for people.
 
 Format: format.md section 3, "Evidence". Nothing is decided by it, and no repair waits for a disk
-that keeps it: it is written when the repair is over.
+that keeps it: it is written when the repair is over. (A board may want it before: Keeper.first.)
 """
 
 from array import array

@@ -5,6 +5,7 @@ import random
 
 from lifeboat_host.disk.disk import Disk
 from lifeboat_host.model import evidence, parity, region
+from lifeboat_host.model.formats import parity_groups
 
 GROUPS = 2  # of the 8 MB image in blocks of 256 KB, at least
 
@@ -56,7 +57,7 @@ def test_a_block_that_is_bad_everywhere_is_made_again(rig8):
 
 
 def test_two_of_a_group_are_lost_and_nothing_is_touched(rig8):
-    groups = -(-rig8.blocks // 16)
+    groups = parity_groups(rig8.blocks)
     assert groups >= GROUPS
     rotten(rig8, 1, 1 + groups)
     before = rig8.hashes_but_journals()

@@ -6,6 +6,7 @@ from described import check
 from lifeboat_host.base import tree
 from lifeboat_host.base.errors import EXIT_ERROR, EXIT_OK
 from lifeboat_host.bench import demo
+from lifeboat_host.model.formats import parity_groups
 from lifeboat_host.qemu import board_spec
 
 
@@ -36,7 +37,7 @@ def test_the_demo_heals_every_round(spec, scratch_cache, capsys):
 def test_the_demo_fails_when_something_did_not_heal(spec, scratch_cache, monkeypatch, capsys):
     def beyond_repair(stage):
         # Two blocks of a group: parity makes one of them again, not both.
-        blocks = [1, 1 + -(-stage.manifest.block_count // 16)]
+        blocks = [1, 1 + parity_groups(stage.manifest.block_count)]
         for disk in range(len(stage.disks)):
             stage.rot(disk, blocks)
         for block in blocks:

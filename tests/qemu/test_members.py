@@ -4,6 +4,7 @@ import pytest
 
 from lifeboat_host.disk.disk import Disk
 from lifeboat_host.model import region
+from lifeboat_host.model.formats import parity_groups
 from qemu.rig import DISK, MB, Rig
 
 several = pytest.mark.sata
@@ -60,7 +61,7 @@ def test_every_block_from_the_only_copy_that_has_it(rig8):
 
 
 def test_no_good_copy_of_a_block_is_rescue_and_nothing_is_written(rig8, mpremote):
-    other = 5 + -(-rig8.blocks // 16)  # of the same group: parity makes one of these
+    other = 5 + parity_groups(rig8.blocks)  # of the same group: parity makes one of these
     for drive in rig8.drives:
         rig8.rot(drive, 5)
         rig8.rot(drive, other)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lifeboat_host.bench import measure
 from lifeboat_host.qemu import faulty_media
 from qemu.rig import MB, pty_board
 from qemu.test_power_cuts import cut_all
@@ -109,24 +110,14 @@ with open("/sd/new.img", "wb") as file:
     for at in range(%d, %d, 65536):
         area.readblocks(at // 512, buf)
         file.write(buf)
-import gc
-ballast = [None] * 64
-gc.collect()
-room = bytearray(%d)  # what is left of the heap
-size, i = gc.mem_free(), 0
-while size >= 4096:
-    try:
-        ballast[i] = bytearray(size)
-        i += 1
-    except MemoryError:
-        size //= 2
-del room
+ballast = fill_heap(%d)
 from lifeboat.stage import from_image
 from_image(board, "/sd/new.img")
 """
 
 
 HEAP = 704 * 1024
+FILL_HEAP = Path(measure.__file__).with_name("on_board_heap_device.py")
 
 
 def test_an_image_from_a_file_on_the_user_area(protected, spec, tmp_path):
@@ -143,6 +134,7 @@ def test_an_image_from_a_file_on_the_user_area(protected, spec, tmp_path):
         board.power_on_report()
         board.wait_for("app: running")
         board.repl(interrupt=True)
+        assert board.run(FILL_HEAP.read_text()) == ("", "")
         out, error = board.run(FILE % (first, first, first + len(data), HEAP), 600)
         assert not error, out + error
         assert "2.0 is on" in out

@@ -41,12 +41,13 @@ class Found:
 
     def show(self) -> Iterator[str]:
         """Lines for people: under each session the blocks that were repaired."""
+        entries = self._entries
         if not self.lists:
             yield "evidence: these regions have no room for it; one that is made anew has"
-        elif not self._entries:
+        elif not entries:
             yield "evidence: none, no repair has replaced a damaged block so far"
         title = ""
-        for entry in self._entries:
+        for entry in entries:
             when = journal.when(entry.time) or "no clock"
             what = (
                 f"session {entry.session}  {when}  repaired by {_REPAIRED.get(entry.reason, '?')}"
