@@ -57,5 +57,6 @@ lock build
 lock run
 lock test --constraint host_tools/requirements-run.txt
 python=3.11
+lock fuzz --constraint host_tools/requirements-run.txt
 lock pico --constraint host_tools/requirements-run.txt
 lock ansible

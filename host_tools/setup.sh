@@ -655,6 +655,36 @@ set_up_ansible_for_tests() {
     (set_up ansible) || true
 }
 
+# ---- fuzzer ----
+
+fuzzer_text() {
+    echo "install a fuzzer into the Python environment (atheris)"
+}
+
+fuzzer_key() {
+    venv_key
+    sum_of "$LIFEBOAT_ROOT/host_tools/requirements-fuzz.txt"
+}
+
+fuzzer_there() {
+    "$LIFEBOAT_CACHE/venv/bin/python3" -c '
+import importlib.util, sys
+sys.exit(importlib.util.find_spec("atheris") is None)'
+}
+
+fuzzer_do() {
+    pip_locked fuzz --only-binary atheris && fuzzer_there
+}
+
+fuzzer_hint() {
+    echo "the fuzzer has wheels for Linux on x86_64 and Python 3.11 to 3.13 only; tests do without" \
+        "it, and say so"
+}
+
+set_up_fuzzer_for_tests() {
+    (set_up fuzzer) || true
+}
+
 # ---- emulator, pico_sources, pico ----
 
 # Whether the emulator of the Raspberry Pi Pico can run here: its wheels are for x86_64 and Python

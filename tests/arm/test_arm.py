@@ -22,7 +22,9 @@ def of(lines, kind):
 
 def test_every_kernel_compiled_to_thumb_gives_zlibs_values():
     lines = run("kernels.py")
-    assert of(lines, "done") == [["chosen", "plain", "viper", "viper_compare", "viper_copy", "viper_crc", "viper_xor"]]
+    assert of(lines, "done") == [
+        ["chosen", "plain", "viper", "viper_compare", "viper_copy", "viper_crc", "viper_xor"]
+    ]
     data = Rng("kernels").bytes(65536 + 64)
     names = set()
     for name, start, length, value in of(lines, "crc"):

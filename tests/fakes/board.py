@@ -4,10 +4,10 @@ import hashlib
 import struct
 from binascii import crc32
 
-from fakes.disk import RamDisk
-from fakes.flash import RamFlash
-from fakes.power import Power
 from fakes.rng import Rng
+from sim.disk import RamDisk
+from sim.nor import RamFlash
+from sim.power import Power
 
 PRODUCT = "sim"
 ERASE = 4096
@@ -166,7 +166,8 @@ class SimBoard:
 
     content: of the flash; members: how many disks, each with a region at its end; extra: sectors
     before the region; sector: bytes; block: lifeboat's block size, a multiple of erase; journal:
-    pages of each region's journal.
+    pages of each region's journal; unit: bytes that the flash and the memory's chip program in one
+    piece; place: of the regions, at the "end" of a disk or after `extra` sectors at its "start".
 
     remembers: "set": the memory is a chip of its own and knows the set, as after provisioning;
     "nothing": such a chip, empty; "flash": it is in the code flash, where the image leaves room;
@@ -179,28 +180,37 @@ class SimBoard:
 
     def __init__(
         self, content, members=2, power=None, extra=40, block=ERASE, erase=ERASE, mapped=True,
-        sector=512, slots=2, journal=0, remembers="set",
+        sector=512, slots=2, journal=0, remembers="set", unit=0, place="end",
     ):  # fmt: skip
         self.BLOCK_SIZE = block
         self.power = power or Power()
-        self.nor = RamFlash(content, erase, self.power, mapped)
+        self.nor = RamFlash(content, erase, self.power, mapped, unit)
         self.drives = []
         slot = slot_size(len(content) // block, block)
         size = region_size(slot, slots, journal)
         for i in range(members):
             disk = RamDisk("disk%d" % i, size // sector + extra, self.power, sector)
             make_region(
-                disk, member=i, members=members, slot=slot, slots=slots, size=size, journal=journal
-            )
+                disk, extra if place == "start" else None, member=i, members=members, slot=slot,
+                slots=slots, size=size, journal=journal,
+            )  # fmt: skip
             self.drives.append(disk)
         self.kept = bytearray(2048)
         self.chip = None
         if remembers != "flash":
             if remembers:
-                self.chip = RamFlash(bytearray(b"\xff" * (2 * MIRROR)), ERASE, self.power)
+                page = max(unit, PAGE)
+                size = -(-64 * page // erase) * erase
+                blank = bytearray(b"\xff" * (2 * size))
+                self.chip = RamFlash(blank, erase, self.power, unit=page if unit else 0)
+                self.chip.program_size = unit or 1
             self.memory = lambda: self.chip
         if remembers == "set" and members:
             self.remember(self.drives)
+
+    def mirror(self):
+        """Return the size of a record's page and of a mirror of the chip."""
+        return max(self.chip.unit, PAGE), len(self.chip.data) // 2
 
     def remember(self, drives, set_id=b"S" * 16):
         """Let the memory know a set made of the regions at the ends of these disks."""
@@ -210,7 +220,8 @@ class SimBoard:
             raw = disk.sectors[at]
             start, sectors = struct.unpack_from("<QQ", raw, 48)
             members.append((raw[32:48], start, sectors, disk.size, i, disk.name))
-        self.chip.data[:] = memory(set_records(set_id, members))
+        page, size = self.mirror()
+        self.chip.data[:] = memory(set_records(set_id, members, page=page), page, size)
 
     def start(self):
         pass

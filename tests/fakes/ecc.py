@@ -7,7 +7,7 @@ error of the read. A power cut leaves the unit that was being programmed, and ea
 was being erased, with a code that fits nothing.
 """
 
-from fakes.power import Power
+from sim.power import Power
 
 _OWN_ERROR = -261  # as a port's own numbers
 
@@ -19,6 +19,8 @@ class EccPort:
     a part of one, is an AssertionError. wrong: {number of a unit: wrong bits in it}.
     endurance: after so many erases of a block the units that are programmed there hold nothing.
     """
+
+    label = "flash"
 
     def __init__(self, data, size, unit, power=None, endurance=0):
         self.data = data
@@ -57,20 +59,21 @@ class EccPort:
             assert n not in self.programmed, "unit %d programmed twice" % n
             start = n * self.unit - at
             where = n * self.unit
-            self.power.operation("flash", "program", where, lambda n=n: self._spoil(n))
+            self.power.operation(self, "program", where)
             self.programmed.add(n)
             self.data[where : where + self.unit] = buf[start : start + self.unit]
             if self.endurance and self.erases[where // self.size] > self.endurance:
                 self.wrong[n] = 2
 
-    def _spoil(self, n):
-        self.programmed.add(n)
-        self.wrong[n] = 2
+    def tear(self, name, at, data, shape):
+        for n in self._units(at, self.size if name == "erase" else self.unit):
+            self.programmed.add(n)
+            self.wrong[n] = 2
 
     def _erase(self, block):
         at = block * self.size
         units = self._units(at, self.size)
-        self.power.operation("flash", "erase", at, lambda: [self._spoil(n) for n in units])
+        self.power.operation(self, "erase", at)
         self.erases[block] += 1
         self.data[at : at + self.size] = b"\xff" * self.size
         self.programmed.difference_update(units)

@@ -1,11 +1,10 @@
 """Bytes of the controller's memory as format.md section 6 has them, made by hand, and a flash
-whose torn operations leave worse than half a page."""
+that takes records."""
 
 import zlib
 from struct import pack
 
-from fakes.flash import RamFlash
-from fakes.rng import Rng
+from sim.nor import RamFlash
 
 
 def sealed(head):
@@ -68,21 +67,14 @@ def mirror(pages, page=256, erase=4096):
 
 
 class Nor(RamFlash):
-    """A RamFlash with unpleasant ways.
+    """A RamFlash that takes whole records only, a page in one call, and can fail to read.
 
-    tears: "half" as RamFlash; "bits": a torn program leaves some of its zeros unprogrammed, a
-    torn erase some of the old bytes; "begun": hardly any of them happened; "weak": almost all of
-    a torn program happened, and all of a torn erase but a byte. unit: page that is programmed
-    once between erases, in one call; 0: as one likes. lazy: pages whose programs do nothing.
+    lazy: pages whose programs do nothing; unreadable: addresses whose reads fail.
     """
 
     def __init__(self, data, erase, power=None, tears="half", unit=0, mapped=True, seed=0):
-        super().__init__(data, erase, power, mapped)
-        self.tears = tears
-        self.unit = unit
+        super().__init__(data, erase, power, mapped, unit and max(unit, 256), tears, seed)
         self.program_size = unit or 1
-        self.rng = Rng("nor/%s" % seed)
-        self.done = set()
         self.lazy = ()
         self.unreadable = ()
         self.reads = 0
@@ -97,62 +89,6 @@ class Nor(RamFlash):
     def writeblocks(self, block, buf, offset=None):
         at = self._at(block, offset, len(buf))
         assert offset is not None and at % 256 == 0
-        if self.unit:
-            page = max(self.unit, 256)
-            assert at % page == 0 and len(buf) == page, "not one whole page"
-            assert at not in self.done or self.data[at : at + page] == b"\xff" * page, "twice"
-        data = bytes(buf)
-        self.power.operation("flash", "program", at, lambda: self._torn_program(at, data))
-        self.done.add(at)
+        assert not self.unit or len(buf) == self.unit, "not one whole page"
         if at not in self.lazy:
-            self._program(at, data)
-
-    def _torn_program(self, at, data):
-        self.done.add(at)
-        if self.tears == "half":
-            data = data[: len(data) // 2]
-        else:
-            old = self.data[at : at + len(data)]
-            every = {"bits": 2, "begun": 40, "weak": 40}[self.tears]
-            pick = self.rng.bytes(len(data))
-            more = self.rng.bytes(len(data))
-            if self.tears == "weak":
-                data = bytes(
-                    (n | (1 << m % 8) & o) if p % every == 0 else n
-                    for n, o, p, m in zip(data, old, pick, more)
-                )
-            else:
-                data = bytes(
-                    o & (n | m) if p % every == 0 else o
-                    for n, o, p, m in zip(data, old, pick, more)
-                )
-        self._program(at, data)
-
-    def ioctl(self, op, arg):
-        if op != 6:
-            return super().ioctl(op, arg)
-        at = self._at(arg, 0, self.size)
-        if arg in self.fail_erase:
-            raise OSError(5)
-        self.power.operation("flash", "erase", at, lambda: self._torn_erase(at))
-        self.erases += 1
-        self.done = {a for a in self.done if not at <= a < at + self.size}
-        self._store(at, b"\xff" * self.size)
-        return 0
-
-    def _torn_erase(self, at):
-        old = bytes(self.data[at : at + self.size])
-        self.done = {a for a in self.done if not at <= a < at + self.size}
-        if self.tears == "half":
-            torn = b"\xff\xa5" * (self.size // 2)
-        elif self.tears == "bits":
-            cells = self.rng.bytes(self.size)
-            torn = bytes(o | c for o, c in zip(old, cells))
-        elif self.tears == "begun":
-            torn = bytearray(old)
-            for _ in range(4):
-                torn[self.rng.below(self.size)] |= 0x55
-        else:
-            torn = bytearray(b"\xff" * self.size)
-            torn[self.rng.below(self.size)] = 0xFB
-        self._store(at, bytes(torn))
+            super().writeblocks(block, buf, offset)

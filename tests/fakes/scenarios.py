@@ -9,7 +9,7 @@ from binascii import crc32
 
 import lifeboat
 from fakes import board as sim
-from fakes.power import Power, PowerCut
+from sim.power import Power, PowerCut
 
 NEW = sim.image(seed=1, version="2.0")
 OLD = sim.image(seed=2, version="1.0")

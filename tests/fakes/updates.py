@@ -6,10 +6,10 @@ from errno import EIO
 import lifeboat
 from fakes import board as sim
 from fakes import scenarios
-from fakes.power import Power
 from lifeboat import stage, trial
 from lifeboat.codeflash import CodeFlash
 from lifeboat.trust import Trust
+from sim.power import Power
 
 OLD, NEW = scenarios.OLD, scenarios.NEW
 DIFFERENT = 7  # blocks, the manifest's with them

@@ -11,12 +11,12 @@ import pytest
 import fakes.deflate  # noqa: F401 - the agent needs it
 import lifeboat
 from fakes import board as sim
-from fakes import disk as disks
 from lifeboat import boot, running
 from lifeboat import line as lines
 from lifeboat.agent import Agent  # noqa: E402
 from lifeboat.line import FRAME, PIECE  # noqa: E402
 from lifeboat.scrub import Scrubber  # noqa: E402
+from sim import disk as disks
 
 BLOCK = sim.ERASE
 OLD = bytes(sim.image(seed=1, version="1.0"))

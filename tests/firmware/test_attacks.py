@@ -12,11 +12,11 @@ import pytest
 import lifeboat
 from fakes import board as sim
 from fakes import gpt
-from fakes.disk import RamDisk
 from fakes.forgery import Place, image, install, lying_manifest, parts, same_crc
 from lifeboat import running
 from lifeboat.scrub import Scrubber
 from lifeboat.userarea import user_area
+from sim.disk import RamDisk
 
 REMEMBERING = ["set", "nothing", "flash"]
 ALL = [*REMEMBERING, None]

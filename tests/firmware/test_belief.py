@@ -8,7 +8,7 @@ import lifeboat
 from cpython_floor import ROOT
 from fakes import board as sim
 from fakes import gpt, scenarios
-from fakes.power import Power
+from sim.power import Power
 
 PAGE = ROOT / "docs" / "recovery.md"
 RAN = sim.image(seed=1, version="2.0")

@@ -15,9 +15,9 @@ from conformance.flash import flash_checks
 import lifeboat
 from cpython_floor import ROOT
 from fakes import board as sim
-from fakes.disk import RamDisk
 from lifeboat.drivers import sdspi
 from lifeboat_host.pico.sdcard import Bus, Card, Clock
+from sim.disk import RamDisk
 
 BLOCK = 16384
 TOTAL = (1 << 20) // BLOCK

@@ -11,11 +11,11 @@ import pytest
 
 import lifeboat
 from fakes import board as sim
-from fakes import disk as disks
 from fakes import scenarios
-from fakes.power import Power
 from lifeboat.errors import LifeboatError
 from lifeboat.report import Report
+from sim import disk as disks
+from sim.power import Power
 
 NEW = scenarios.NEW
 

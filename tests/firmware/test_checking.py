@@ -8,9 +8,7 @@ import pytest
 
 import lifeboat
 from fakes import board as sim
-from fakes import disk as disks
 from fakes import gpt, scenarios
-from fakes.disk import RamDisk
 from lifeboat import running
 from lifeboat.checking import check, choose_own
 from lifeboat.codeflash import CodeFlash
@@ -18,6 +16,8 @@ from lifeboat.manifest import Manifest
 from lifeboat.members import OURS, survey
 from lifeboat.report import Report
 from lifeboat.trust import Trust
+from sim import disk as disks
+from sim.disk import RamDisk
 
 NEW = sim.manifest(bytes(scenarios.NEW[: 6 * sim.ERASE]), version="2.0")
 OLD = sim.manifest(bytes(scenarios.OLD[: 6 * sim.ERASE]), version="1.0")

@@ -7,12 +7,12 @@ from errno import EINVAL, EIO, EROFS, ETIMEDOUT
 import pytest
 
 from fakes import board as sim
-from fakes.flash import RamFlash
-from fakes.power import Power, PowerCut
 from lifeboat.codeflash import CodeFlash
 from lifeboat.errors import LifeboatError
 from lifeboat.manifest import Manifest
 from lifeboat.trust import Trust
+from sim.nor import RamFlash
+from sim.power import Power, PowerCut
 
 # (erase size, block size): equal, a multiple, more than the reading buffer, no multiple of it
 SIZES = [(4096, 4096), (4096, 8192), (1024, 4096), (65536, 65536), (4096, 20480), (8192, 24576)]

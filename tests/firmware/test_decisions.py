@@ -8,8 +8,8 @@ import pytest
 import lifeboat
 from cpython_floor import ROOT
 from fakes import board as sim
-from fakes import disk as disks
-from fakes.power import Power
+from sim import disk as disks
+from sim.power import Power
 
 GOOD = sim.image(seed=1, version="2.0")
 OLDER = sim.image(seed=2, version="1.0")

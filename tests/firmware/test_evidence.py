@@ -8,11 +8,11 @@ import pytest
 
 import lifeboat
 from fakes import board as sim
-from fakes.disk import RamDisk
-from fakes.power import Power, PowerCut
 from fakes.scenarios import codes
 from lifeboat import running
 from lifeboat.scrub import Scrubber
+from sim.disk import RamDisk
+from sim.power import Power, PowerCut
 
 SIZE = sim.ERASE
 CODE = bytes(sim.image())

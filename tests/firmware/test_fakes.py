@@ -6,10 +6,10 @@ from conformance.flash import flash_checks
 
 from fakes import board as sim
 from fakes import memory as hand
-from fakes.disk import RamDisk
-from fakes.flash import RamFlash
 from fakes.memory import Nor
-from fakes.power import Power, PowerCut
+from sim.disk import RamDisk
+from sim.nor import RamFlash
+from sim.power import Power, PowerCut
 
 
 @pytest.mark.parametrize("size", [512, 4096])

@@ -8,8 +8,8 @@ import pytest
 
 from fakes import board as sim
 from fakes import scenarios
-from fakes.disk import RamDisk
 from fakes.rng import Rng
+from sim.disk import RamDisk
 
 
 @pytest.fixture(scope="module")

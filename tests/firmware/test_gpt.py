@@ -8,8 +8,8 @@ import pytest
 
 from fakes import board as sim
 from fakes import gpt as tables
-from fakes.disk import RamDisk, dead
 from lifeboat import region as gpt
+from sim.disk import RamDisk, dead
 
 OURS, OTHER = tables.LIFEBOAT, tables.LINUX
 

@@ -7,12 +7,12 @@ from errno import EIO, ETIMEDOUT
 import pytest
 
 from fakes import board as sim
-from fakes.flash import RamFlash
 from lifeboat.codeflash import CodeFlash
 from lifeboat.errors import LifeboatError
 from lifeboat.inspecting import Inspection, damaged_blocks
 from lifeboat.inspecting import inspect as inspected
 from lifeboat.trust import Trust
+from sim.nor import RamFlash
 
 SIZE = 4096
 MANIFEST_AT = 8 * SIZE

@@ -13,12 +13,12 @@ import pytest
 
 import lifeboat
 from fakes import board as sim
-from fakes.disk import RamDisk
-from fakes.power import Power, PowerCut
 from lifeboat import scrub
 from lifeboat.blockdev import Scratch
 from lifeboat.journal import Log, entries, record
 from lifeboat.region import Region
+from sim.disk import RamDisk
+from sim.power import Power, PowerCut
 
 PAGES = 4
 GOOD = sim.image(seed=1, version="2.0")

@@ -12,9 +12,9 @@ import pytest
 import lifeboat
 from fakes import board as sim
 from fakes import forgery, signer
-from fakes.power import Power, PowerCut
 from lifeboat import lock, trust
 from lifeboat.errors import LifeboatError
+from sim.power import Power, PowerCut
 
 A, U, EVIL = signer.key(1), signer.key(3), signer.key(666)
 SET = signer.key_set(1, (signer.CODE | signer.KEYS, A), (signer.UNLOCK, U))

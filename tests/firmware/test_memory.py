@@ -7,11 +7,11 @@ import pytest
 
 from fakes import memory as by_hand
 from fakes.memory import build, closing, counter, failed, header, member, mirror, record, rejected
-from fakes.power import Power, PowerCut
 from fakes.rng import Rng
 from lifeboat import memory as memory_module
 from lifeboat.blockdev import Window
 from lifeboat.errors import LifeboatError
+from sim.power import Power, PowerCut
 
 SET, OTHER = b"S" * 16, b"T" * 16
 A, B, C = b"a" * 32, b"b" * 32, b"c" * 32

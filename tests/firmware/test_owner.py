@@ -9,7 +9,6 @@ import lifeboat
 from fakes import board as sim
 from fakes import forgery, signer
 from fakes.forgery import Place, install, parts, same_crc
-from fakes.power import Power, PowerCut
 from lifeboat import owner, running
 from lifeboat import trust as trust_module
 from lifeboat.codeflash import CodeFlash
@@ -18,6 +17,7 @@ from lifeboat.lms import verify
 from lifeboat.manifest import Manifest
 from lifeboat.scrub import Scrubber
 from lifeboat.trust import Trust
+from sim.power import Power, PowerCut
 
 SIZE = sim.ERASE
 A, B, EVIL = signer.key(1), signer.key(2), signer.key(666)

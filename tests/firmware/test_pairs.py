@@ -8,12 +8,12 @@ import pytest
 
 import lifeboat
 from fakes import board as sim
-from fakes.disk import RamDisk
 from fakes.forgery import Place, image, install, parts, same_crc, sealed
 from fakes.scenarios import codes, states
 from lifeboat import running, trust
 from lifeboat.codeflash import CodeFlash
 from lifeboat.scrub import Scrubber
+from sim.disk import RamDisk
 
 SIZE = sim.ERASE
 READ_ONLY = struct.pack("<II", 0, 1)  # incompat, ro_compat

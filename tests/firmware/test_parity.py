@@ -8,10 +8,10 @@ import pytest
 
 import lifeboat
 from fakes import board as sim
-from fakes.power import Power
 from fakes.scenarios import codes
 from lifeboat import parity, running
 from lifeboat.scrub import Scrubber
+from sim.power import Power
 
 SIZE = sim.ERASE
 BLOCKS = 40  # three groups

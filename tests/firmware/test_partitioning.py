@@ -9,10 +9,10 @@ import pytest
 import lifeboat
 from fakes import board as sim
 from fakes import gpt as tables
-from fakes.disk import RamDisk, dead
 from lifeboat import partitioning, running
 from lifeboat import region as regions
 from lifeboat.errors import LifeboatError
+from sim.disk import RamDisk, dead
 
 SECTORS = 8192
 # As the page says: 65536 bytes before the slots; two slots of 69632 bytes and eight blocks, in

@@ -5,9 +5,9 @@ import pytest
 import lifeboat
 from fakes import board as sim
 from fakes import scenarios
-from fakes.power import Power
 from fakes.scenarios import NEW, OLD, Scenario
 from lifeboat.region import Region
+from sim.power import Power
 
 
 def spoil(board):

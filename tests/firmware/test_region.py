@@ -9,13 +9,13 @@ import pytest
 
 from fakes import board as sim
 from fakes import gpt as tables
-from fakes.disk import RamDisk, dead, gone, hung
 from lifeboat import journal
 from lifeboat import region as regions
 from lifeboat.errors import LifeboatError
 from lifeboat.manifest import Manifest, load
 from lifeboat.records import Commit
 from lifeboat.region import Region
+from sim.disk import RamDisk, dead, gone, hung
 
 sectors = pytest.mark.parametrize("size", [512, 4096])
 COPIES = 0, sim.REGION - 8192, sim.REGION - 4096

@@ -11,12 +11,12 @@ import pytest
 
 import lifeboat
 from fakes import board as sim
-from fakes.disk import gone
-from fakes.power import Power, PowerCut
 from lifeboat import boot, partitioning, patrol, running
 from lifeboat.errors import LifeboatError
 from lifeboat.scrub import REPAIR, REPORT, RESTART, Scrubber
 from lifeboat.userarea import user_area
+from sim.disk import gone
+from sim.power import Power, PowerCut
 
 GOOD = sim.image(seed=1, version="2.0")
 OLD = sim.image(seed=2, version="1.0")

@@ -8,11 +8,11 @@ import pytest
 import lifeboat
 from fakes import board as sim
 from fakes import forgery, scenarios, updates
-from fakes.power import Power, PowerCut
 from fakes.updates import NEW, OLD, block_of, manifest_of
 from lifeboat import running, stage, trial, update
 from lifeboat.errors import LifeboatError
 from lifeboat.scrub import Scrubber
+from sim.power import Power, PowerCut
 
 BLOCKS = range(6)
 

@@ -6,11 +6,11 @@ import pytest
 import lifeboat
 from fakes import board as sim
 from fakes import forgery, scenarios, signer, updates
-from fakes.power import Power, PowerCut
 from fakes.updates import DIFFERENT, NEW, OLD
 from lifeboat import running, trial
 from lifeboat.errors import LifeboatError
 from lifeboat.scrub import Scrubber
+from sim.power import Power, PowerCut
 
 
 class Reset(BaseException):

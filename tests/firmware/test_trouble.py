@@ -8,9 +8,9 @@ import pytest
 import lifeboat
 from fakes import board as sim
 from fakes import scenarios
-from fakes.disk import RamDisk
 from fakes.scenarios import codes, states
 from lifeboat.blockdev import Checked, Window
+from sim.disk import RamDisk
 
 NEW, OLD = scenarios.NEW, scenarios.OLD
 PADDING = len(NEW) - 2

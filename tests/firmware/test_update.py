@@ -7,11 +7,11 @@ import pytest
 import lifeboat
 from fakes import board as sim
 from fakes import forgery, scenarios, signer
-from fakes.power import Power, PowerCut
 from fakes.scenarios import NEW, OLD, Scenario
 from lifeboat import running, update
 from lifeboat.errors import LifeboatError
 from lifeboat.scrub import Scrubber
+from sim.power import Power, PowerCut
 
 IDS = {
     version: sim.build_id(raw[scenarios.MANIFEST_AT :][: scenarios.MANIFEST_SIZE])

@@ -10,10 +10,10 @@ import pytest
 import lifeboat
 from fakes import board as sim
 from fakes import gpt
-from fakes.disk import RamDisk
 from lifeboat import running
 from lifeboat.errors import LifeboatError
 from lifeboat.userarea import user_area
+from sim.disk import RamDisk
 
 SECTOR = 512
 SECTORS = sim.REGION // SECTOR

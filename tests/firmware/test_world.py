@@ -24,12 +24,12 @@ from hypothesis.stateful import (
 import lifeboat
 from fakes import board as sim
 from fakes import gpt, signer
-from fakes.disk import RamDisk
 from fakes.forgery import Place, image, install, large_manifest, lying_manifest, parts, same_crc
-from fakes.power import Power, PowerCut
 from fakes.rng import Rng
 from lifeboat import running
 from lifeboat.scrub import Scrubber
+from sim.disk import RamDisk
+from sim.power import Power, PowerCut
 
 SIZE = sim.ERASE
 BLOCKS = 6

@@ -7,12 +7,12 @@ import pytest
 from wire import ODD, Liar, Wire
 
 from fakes import board as sim
-from fakes.disk import RamDisk
 from lifeboat import agent as agents
 from lifeboat import boot, running
 from lifeboat.errors import LifeboatError as DeviceError
 from lifeboat_host.board import remembered
 from lifeboat_host.board.remembered import DiskSet, Member, Remembered
+from sim.disk import RamDisk
 
 OLD = bytes(sim.image(seed=1, version="1.0"))
 NEW = bytes(sim.image(seed=2, version="2.0"))

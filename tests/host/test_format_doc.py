@@ -10,7 +10,6 @@ import pytest
 import lifeboat
 from fakes import board as sim
 from fakes import scenarios
-from fakes.disk import RamDisk
 from lifeboat import evidence as firmware_evidence
 from lifeboat import journal as firmware_journal
 from lifeboat import manifest as firmware_manifest
@@ -20,6 +19,7 @@ from lifeboat import partitioning
 from lifeboat import records as firmware_records
 from lifeboat import region as firmware_region
 from lifeboat_host.model import evidence, formats, memory, parity, region
+from sim.disk import RamDisk
 
 DOC = Path(__file__).parents[2] / "docs" / "format.md"
 

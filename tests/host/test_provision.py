@@ -6,8 +6,8 @@ import pytest
 from wire import Liar
 
 from fakes import board as sim
-from fakes.disk import RamDisk
 from lifeboat import boot
+from sim.disk import RamDisk
 
 BLOCK = sim.ERASE
 SECTORS = 4096

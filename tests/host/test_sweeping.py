@@ -8,8 +8,8 @@ from pathlib import Path
 import sweeping
 
 from cpython_floor import ROOT
-from fakes.disk import RamDisk
-from fakes.flash import RamFlash
+from sim.disk import RamDisk
+from sim.nor import RamFlash
 
 CONFTEST = f"""
 import sys
@@ -17,7 +17,7 @@ sys.path.insert(0, {str(ROOT / "tests")!r})
 from sweeping import pytest_runtest_makereport, sweep
 """
 FAILS = """
-from fakes.flash import RamFlash
+from sim.nor import RamFlash
 
 def test_it(sweep):
     for cut in sweep.cuts(range(1, 9)):

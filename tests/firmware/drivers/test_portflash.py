@@ -5,9 +5,9 @@ from conformance.flash import flash_checks
 
 from fakes.board import ERASE, SimBoard, image
 from fakes.ecc import EccPort
-from fakes.power import Power, PowerCut
 from lifeboat import boot
 from lifeboat.drivers.portflash import PortFlash
+from sim.power import Power, PowerCut
 
 SIZE = 4096
 

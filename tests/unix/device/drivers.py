@@ -3,8 +3,8 @@
 from conformance.disk import check_disk
 from conformance.flash import check_flash
 
-from fakes.disk import RamDisk
-from fakes.flash import RamFlash
+from sim.disk import RamDisk
+from sim.nor import RamFlash
 
 for size in (512, 4096):
     check_disk(RamDisk("disk%d" % size, 1000, size=size), 100, 64)

@@ -5,11 +5,11 @@ import sys
 import lifeboat
 from fakes import board as sim
 from fakes import gpt
-from fakes.disk import dead, gone, hung
 from lifeboat import region as regions
 from lifeboat.blockdev import Checked
 from lifeboat.codeflash import CodeFlash
 from lifeboat.trust import Trust
+from sim.disk import dead, gone, hung
 
 # (members, slots, bytes per sector, block size, whether the flash is mapped)
 SHAPES = (

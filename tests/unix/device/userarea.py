@@ -6,10 +6,10 @@ import vfs
 
 from fakes import board as sim
 from fakes import gpt as tables
-from fakes.disk import RamDisk
 from lifeboat.blockdev import Window
 from lifeboat.region import find
 from lifeboat.userarea import user_area
+from sim.disk import RamDisk
 
 
 def exercise(kind, make):

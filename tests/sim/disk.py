@@ -2,8 +2,15 @@
 
 from errno import EINVAL, EIO, ENODEV, ETIMEDOUT
 
-from fakes.power import Power
 from fakes.rng import Rng
+from sim.power import Power
+
+# What a power cut leaves of the sectors of a write: half of them, the one in the middle being
+# torn itself; half of the first one; the last ones only; half of them, and then one that can't be
+# read until it is written again.
+WRITES = ("half", "sector", "late", "pending")
+# And of writes that were not flushed, see settle().
+KEEPS = ("none", "all", "last", "first", "random")
 
 
 class RamDisk:
@@ -12,11 +19,12 @@ class RamDisk:
     Writes stay in the cache until they are flushed; settle() says what a power cut leaves.
     fault(op, lba, count) -> errno or None is asked first, op being "init", "read", "write" or
     "flush". Errors have two arguments, since CPython sets errno for those only.
-    lose: LBAs whose writes the disk acknowledges and forgets.
+    lose: LBAs whose writes the disk acknowledges and forgets. lies: a flush does nothing.
+    pending: LBAs that can't be read until they are written again.
     """
 
     def __init__(self, name, count, power=None, size=512):
-        self.name = name
+        self.name = self.label = name
         self.model = "RamDisk"
         self.serial = name
         self.count = count
@@ -26,6 +34,8 @@ class RamDisk:
         self.cache = []  # (number of the write, LBA, bytes), in order of writing
         self.fault = None
         self.lose = ()
+        self.lies = False
+        self.pending = set()
         self.reads = 0
         self.read_sectors = 0
         self.writes = 0
@@ -57,6 +67,10 @@ class RamDisk:
         size = self.size
         self.read_sectors += len(buf) // size
         newest = {where: data for _, where, data in self.cache}
+        if self.pending and any(
+            lba <= bad < lba + len(buf) // size and bad not in newest for bad in self.pending
+        ):
+            raise OSError(EIO, EIO)
         zeros = bytes(size)
         for i in range(len(buf) // size):
             data = newest.get(lba + i) or self.sectors.get(lba + i, zeros)
@@ -72,43 +86,63 @@ class RamDisk:
         if not len(buf):
             return
         size = self.size
+        data = bytes(buf)
+        self.power.operation(self, "write", lba, data)
         n = self.writes
-        pieces = [
-            (n, lba + i, bytes(buf[i * size : (i + 1) * size])) for i in range(len(buf) // size)
-        ]
-        self.power.operation(self.name, "write", lba, lambda: self._tear(pieces))
         self.writes += 1
-        for piece in pieces:
+        for i in range(len(data) // size):
+            piece = n, lba + i, data[i * size : (i + 1) * size]
             self.written.add(piece[1])
             if piece[1] not in self.lose:
                 self.cache.append(piece)
 
-    # Half of the sectors arrive, and the one in the middle is torn.
-    def _tear(self, pieces):
-        half = len(pieces) // 2
-        n, lba, data = pieces[half]
-        old = bytearray(self.size)
-        self.readblocks(lba, old)
-        middle = self.size // 2
-        self.cache += pieces[:half] + [(n, lba, data[:middle] + bytes(old[middle:]))]
+    def shapes(self, name):
+        """Return the ways in which an operation of that name can be torn."""
+        return WRITES if name == "write" else ()
+
+    def tear(self, name, lba, data, shape=None):
+        """Do a part of a write, as a power cut leaves it in the cache."""
+        if name != "write":
+            return
+        size = self.size
+        count = len(data) // size
+        half = 0 if shape == "sector" else count // 2
+        done = range(half + 1, count) if shape == "late" else range(half)
+        for i in done:
+            self.cache.append((self.writes, lba + i, data[i * size : (i + 1) * size]))
+        if shape == "pending":
+            self.pending.add(lba + half)
+        elif shape != "late":
+            old = self.sectors.get(lba + half, bytes(size))
+            for _, where, newer in self.cache:
+                if where == lba + half:
+                    old = newer
+            middle = half * size + size // 2
+            torn = data[half * size : middle] + old[size // 2 :]
+            self.cache.append((self.writes, lba + half, torn))
 
     def settle(self, keep, seed=0):
-        """Empty the cache as a power cut does: keep "none", "all", only the "last" write or a
-        "random" part of what was not flushed."""
+        """Empty the cache as a power cut does: keep "none", "all", only the "last" write, all but
+        it ("first"), or a "random" part of the sectors that were not flushed."""
         rng = Rng(seed)
         last = self.cache[-1][0] if self.cache else None
         for n, lba, data in self.cache:
-            if keep == "all" or (keep == "last" and n == last):
+            if (
+                keep == "all"
+                or (keep == "last" and n == last)
+                or (keep == "first" and n != last)
+                or (keep == "random" and rng.below(2))
+            ):
                 self.sectors[lba] = data
-            elif keep == "random" and rng.below(2):
-                self.sectors[lba] = data
+                self.pending.discard(lba)
         self.cache = []
 
     def ioctl(self, op, arg):
         if op == 3:
             self._check("flush", 0, 0)
-            self.power.operation(self.name, "flush", 0)
-            self.settle("all")
+            self.power.operation(self, "flush", 0)
+            if not self.lies:
+                self.settle("all")
             return 0
         if op == 4:
             return self.count
