@@ -15,6 +15,8 @@ import cpython_floor  # noqa: E402 - the path to it is set above
 
 cpython_floor.install()
 
+pytest_plugins = ["sim.plugin"]
+
 
 @pytest.fixture
 def no_parity(monkeypatch):

@@ -48,14 +48,20 @@ class Sweep:
         """Save the media as they are now; what a person should know, or None without a cut."""
         if self._cut is None:
             return None
-        name = re.sub(r"\W+", "-", f"{self._nodeid}-cut{self._cut}").strip("-")
-        folder = CACHE / "failures" / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        for medium, content in self._media.items():
-            save(content, folder / f"{medium}.img")
+        folder = keep_images(f"{self._nodeid}-cut{self._cut}", self._media)
         again = f"LIFEBOAT_CUT={self._cut} ./lifeboat test --slow {shlex.quote(self._nodeid)}"
         return f"cut {self._cut}; just it again:\n    {again}\nits images: {folder}"
+
+
+def keep_images(name, media):
+    """Save media as images in a folder of that name; return it. One that is gone is left out."""
+    folder = CACHE / "failures" / re.sub(r"\W+", "-", name).strip("-")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for medium, content in media.items():
+        if not isinstance(content, Path) or content.exists():
+            save(content, folder / f"{medium}.img")
+    return folder
 
 
 def save(medium, path):

@@ -16,7 +16,7 @@ from sim.power import Power
 
 class Geometry(NamedTuple):
     """Of a machine: bytes of an erase block, of a program unit (1: any) and of a sector; how many
-    slots and members; where the regions lie, and where the memory."""
+    slots and members; where the regions lie, and where the memory; blocks of code."""
 
     erase: int = 4096
     unit: int = 1
@@ -25,17 +25,13 @@ class Geometry(NamedTuple):
     members: int = 2
     place: str = "end"
     memory: str = "chip"
+    code: int = 3
 
     def __str__(self):
         return (
             f"{self.erase // 1024}k-{self.unit}-{self.sector}"
-            f"-{self.slots}s-{self.members}m-{self.place}-{self.memory}"
+            f"-{self.slots}s-{self.members}m-{self.place}-{self.memory}-{self.code}"
         )
-
-    @property
-    def code(self):
-        """Blocks of code: fewer where they are large."""
-        return {4096: 6}.get(self.erase, 3)
 
     @property
     def page(self):
@@ -115,14 +111,6 @@ class State(NamedTuple):
         disks = tuple((hash(frozenset(held.items())), bad) for held, bad in self.disks)
         return hash((self.flash, disks))
 
-    def put(self, board):
-        """Make a board hold this state."""
-        for flash, (blocks, marginal, done, wrong) in zip(flashes(board), self.flash):
-            flash.data[:] = b"".join(blocks)
-            flash.marginal, flash.done, flash.wrong = dict(marginal), set(done), set(wrong)
-        for disk, (held, bad) in zip(board.drives, self.disks):
-            disk.sectors, disk.pending, disk.cache = dict(held), set(bad), []
-
 
 class Machine:
     """A board whose states can be taken at any moment."""
@@ -161,6 +149,16 @@ class Machine:
             tuple(self._flash(flash) for flash in flashes(self.board)),
             tuple(_settled(disk, keep, seed) for disk in self.board.drives),
         )
+
+    def put(self, state):
+        """Make the board hold a state."""
+        for flash, (blocks, marginal, done, wrong) in zip(flashes(self.board), state.flash):
+            flash.data[:] = b"".join(blocks)
+            flash.marginal, flash.done, flash.wrong = dict(marginal), set(done), set(wrong)
+            self._blocks[flash] = list(blocks)
+            self._dirty[flash].clear()
+        for disk, (held, bad) in zip(self.board.drives, state.disks):
+            disk.sectors, disk.pending, disk.cache = dict(held), set(bad), []
 
     def keeps(self):
         """Return the fates of what the disks have not flushed; one where they have all."""
