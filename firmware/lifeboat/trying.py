@@ -5,6 +5,7 @@ once: forward to the new build, then back to the old one.
 """
 
 from binascii import hexlify
+from errno import EIO
 
 from micropython import const
 
@@ -139,7 +140,7 @@ class PowerOn(poweron.PowerOn):
         if not manifest:
             away = not any(member.readable and member.own for member in self.members)
             return "trial-waits" if forward and away and found.intact else "build-none"
-        here = flash.holds(manifest)
+        here = self._here(manifest)
         bad = damaged_blocks(flash, manifest)
         if here and not bad:
             return ""
@@ -160,6 +161,16 @@ class PowerOn(poweron.PowerOn):
         self.scratch.left = None  # what was found is read once more
         act(flash, plan, self.scratch, self, trust.memory)
         return ""
+
+    # Whether the flash holds a manifest. A power cut within its program leaves flash with error
+    # correction a unit that can't be read until it is erased.
+    def _here(self, manifest):
+        try:
+            return self.flash.holds(manifest)
+        except OSError as error:
+            if error.errno != EIO:
+                raise
+            return False
 
     # From the flash, or a copy or candidate of the own set.
     def _manifest(self, build):

@@ -8,7 +8,8 @@ The test is a scenario: it runs on the board that given(geometry) returns, in ea
 matrix, and the power fails at every instant of it and of the power-on that follows (sim.sweep).
 runs: versions of which one runs in the end; the rest as in sim.oracle.Rules. By default that is
 exhaustive in the smallest geometry and a sample of the others; LIFEBOAT_CAMPAIGN=power does all
-first cuts everywhere. LIFEBOAT_CUT=POINT makes just one. A failed sweep names it, with the
+first cuts everywhere, and leaves out what passed before (LIFEBOAT_LEDGER, a file of JSON lines
+that it adds to). LIFEBOAT_CUT=POINT makes just one. A failed sweep names it, with the
 command, and keeps what it left as images.
 """
 
@@ -27,6 +28,7 @@ from sim.sweep import Failed, Sweep, Tally
 
 CAMPAIGN = os.environ.get("LIFEBOAT_CAMPAIGN") == "power"
 POINT = os.environ.get("LIFEBOAT_CUT", "")
+LEDGER = os.environ.get("LIFEBOAT_LEDGER")
 
 SMALL = Geometry(4096, 1, 4096, 2, 1, "end", "chip", 2)
 MATRIX = (
@@ -117,6 +119,37 @@ def image_of(geometry, version):
 def foreign(disk):
     """Return what is somebody's on a disk, as {LBA: bytes}."""
     return {lba: data for lba, data in disk.sectors.items() if data[:4] == b"user"}
+
+
+# A line that a stop has cut short is none.
+def _entries(lines):
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def pytest_collection_modifyitems(config, items):
+    if not LEDGER:
+        return
+    with open(LEDGER, encoding="utf-8") as file:
+        done = {entry["test"] for entry in _entries(file) if entry.get("passed")}
+    left = [item for item in items if item.nodeid not in done]
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
+    items[:] = left
+
+
+def pytest_runtest_logreport(report):
+    if LEDGER and "PYTEST_XDIST_WORKER" not in os.environ and report.when == "call":
+        entry = {
+            "test": report.nodeid,
+            "passed": report.passed,
+            "seconds": round(report.duration, 1),
+            **{name: json.loads(value) for name, value in report.user_properties},
+        }
+        with open(LEDGER, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
 
 
 def pytest_terminal_summary(terminalreporter):

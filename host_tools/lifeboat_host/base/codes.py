@@ -166,5 +166,6 @@ CODES = {
     "qmp": "the monitor of QEMU did not do what it was asked",
     "bench": "the measurement is not possible",
     "bench-disk": "a disk of the measurement failed",
+    "campaign": "the account of a campaign can't be kept",
     "demo": "the demo's board did not do what it should",
 }

@@ -49,6 +49,7 @@ exit codes: 0 done, 1 error, 2 wrong usage, 3 a verify found damage
 _MODULES = {
     "demo": ("bench.demo", "damage a board's code flash in many ways and watch it heal"),
     "bench": ("bench.measure", "measure speed and size against the stated goals"),
+    "campaign": ("bench.campaign", "the long proofs: power cuts, fuzzing, mutants, a soak"),
 }
 
 
