@@ -291,7 +291,7 @@ def full_memory(geometry):
     board.supply(Power())
     for n in range(200):
         kept = bytes(board.chip.data), set(board.chip.done), board.chip.erases
-        memory_of(board).reject(bytes([n]) * 32)
+        memory_of(board).add([(4, (bytes([n]) * 32,))])  # a rejected build
         if board.chip.erases != kept[2]:
             board.chip.data[:], board.chip.done = kept[0], kept[1]
             return board
@@ -302,7 +302,7 @@ def full_memory(geometry):
     given=full_memory, runs=("2.0",), fits=lambda geometry: geometry.memory == "chip"
 )
 def test_a_memory_that_begins_anew(board):
-    memory_of(board).reject(b"r" * 32)
+    memory_of(board).add([(4, (b"r" * 32,))])
 
 
 def blank_disks(geometry):
