@@ -491,7 +491,7 @@ mps2_key() {
     source_key
     (
         cd "$LIFEBOAT_ROOT"
-        find firmware boards/mps2_an385 tests/conformance tests/fakes \
+        find firmware boards/mps2_an385 tests/conformance tests/fakes tests/sim \
             host_tools/lifeboat_host/pico/sdcard.py -name __pycache__ -prune \
             -o -type f -printf '%p %T@\n' | sort | cksum
     )

@@ -1,11 +1,14 @@
 """What CPython lacks of MicroPython, so that firmware/ runs on it unchanged.
 
+LIFEBOAT_FIRMWARE names another folder in its place, for mutants of it.
+
 install() adds the modules micropython, machine and uctypes, and time.ticks_*. MMIO goes to the
 devices of a test by address (machine.mem32); addresses of buffers are made up (uctypes), and
 devices find the buffers behind them (Memory.at).
 """
 
 import ctypes
+import os
 import sys
 import time
 import types
@@ -151,4 +154,4 @@ def install():
     time.ticks_diff = lambda a, b: a - b
     time.ticks_add = lambda a, b: a + b
     time.sleep_ms = lambda ms: time.sleep(ms / 1000)
-    sys.path.insert(0, str(ROOT / "firmware"))
+    sys.path.insert(0, os.environ.get("LIFEBOAT_FIRMWARE", str(ROOT / "firmware")))

@@ -10,6 +10,7 @@ kernels = ("kernels_plain.py", "kernels_copy.py", "mmio.py")
 package("lifeboat", files=kernels, base_path="../../firmware")
 package("conformance", base_path="../../tests")
 package("fakes", base_path="../../tests")
+package("sim", files=("__init__.py", "disk.py", "nor.py", "power.py"), base_path="../../tests")
 package(
     "lifeboat_host",
     files=("__init__.py", "pico/__init__.py", "pico/sdcard.py"),
