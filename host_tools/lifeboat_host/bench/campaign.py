@@ -42,6 +42,12 @@ CAMPAIGNS = {
             2_000_000,
         ),
     ),
+    "mutants": Campaign(
+        "faults are put into the firmware, one at a time, and tests have to find each",
+        1.5,
+        ("tests/mutants/test_mutants.py",),
+        ("mutants", ("mutants", "killed", "explained"), 150),
+    ),
 }
 
 
