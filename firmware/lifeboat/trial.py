@@ -66,11 +66,12 @@ class Trial:
 
     def __init__(self, memory):
         self._memory = memory
-        raw = bytes(240)
+        raw = b""
         records = memory.live
         for i in sorted(records):
             if records[i][0] == _KIND:
                 raw = records[i][8:]
+        raw += bytes(240)  # the memory keeps records without the zeros at their ends
         (
             self.state, self.starts, self.limit, self.begun, self.counter, self.build, self.old,
             version, old_version, why,

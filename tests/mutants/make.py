@@ -20,7 +20,14 @@ SET = Path(__file__).with_name("set.txt")
 WANTED = 200
 
 # Their code runs on MicroPython only, or is a table of words.
-_NOT = ("kernels_viper", "kernels_rv32", "kernels_copy", "kernels_compare", "kernels_xor", "advice")
+_NOT = (
+    "kernels_viper",
+    "kernels_rv32",
+    "kernels_copy",
+    "kernels_compare",
+    "kernels_xor",
+    "advice",
+)
 _TURNED = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
@@ -114,11 +121,10 @@ def mutate(name):
     module, function, kind, n = name.split(":")
     tree, found = places(module)
     before = ast.unparse(tree)
-    for where, what, number, node, *rest in found:
-        if (where, what, number) == (function, kind, int(n)):
-            break
-    else:
+    those = [place[3:] for place in found if place[:3] == (function, kind, int(n))]
+    if not those:
         raise SystemExit(f"{name}: no such place")
+    node, *rest = those[0]
     if kind == "order":
         i = rest[0]
         line = node[i].lineno

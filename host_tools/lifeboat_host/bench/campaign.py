@@ -31,6 +31,13 @@ class Campaign(NamedTuple):
     workers: int = 2
 
 
+_SOAK = (
+    "seconds", "lives", "cuts at operations", "cuts at times", "members pulled", "members absent",
+    "rot in flash off", "rot in flash running", "rot in copies", "blocks repaired at power-on",
+    "repaired running", "mended running", "writes of the application", "of them failed",
+    "scrub passes",
+)  # fmt: skip
+
 CAMPAIGNS = {
     "power": Campaign(
         "power fails at every instant of every flow, and again in what follows, in 14 geometries",
@@ -47,6 +54,13 @@ CAMPAIGNS = {
         1.5,
         ("tests/mutants/test_mutants.py",),
         ("mutants", ("mutants", "killed", "explained"), 150),
+    ),
+    "soak": Campaign(
+        "an hour of a board: an application, rot, members pulled, power cut",
+        1.1,
+        ("tests/qemu/test_soak.py",),
+        ("soak", _SOAK, 3600),
+        workers=1,
     ),
 }
 

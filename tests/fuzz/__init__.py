@@ -1,0 +1,1 @@
+"""Inputs that coverage leads, for every parser of the device and of the host."""
