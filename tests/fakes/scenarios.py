@@ -227,7 +227,7 @@ class Endless(BaseException):
 
 
 # Count down what a disk is read from here on; no record makes a power-on read more than this.
-def _bound_reads(disk):
+def bound_reads(disk):
     left = 2 * sim.REGION // disk.size
 
     def fault(op, lba, count):
@@ -244,7 +244,7 @@ def judge(board, code_is_good):
     """Power on; assert what holds whatever the bytes were. Returns the report."""
     rules = [_allowed(disk) for disk in board.drives]
     for disk in board.drives:
-        _bound_reads(disk)
+        bound_reads(disk)
     before = bytes(board.nor.data)
     report = lifeboat.power_on(board)
     assert "internal" not in [code for code, _, _ in report.data["reasons"]], report.data

@@ -49,6 +49,12 @@ CAMPAIGNS = {
             2_000_000,
         ),
     ),
+    "fuzz": Campaign(
+        "a million inputs for every parser and for whole power-ons, led by coverage",
+        1.0,
+        ("tests/fuzz", "-m", "fuzz"),
+        ("fuzz", ("inputs",), 1_000_000),
+    ),
     "mutants": Campaign(
         "faults are put into the firmware, one at a time, and tests have to find each",
         1.5,

@@ -18,7 +18,9 @@ _NAMED = re.compile(r"`(test_\w+)\.py::(test_\w+)`")
 _PAGE = "docs/security.md"
 _WORKERS = 2  # that share the host's tests
 # Seconds that a floor's tests may take by default, on two idle cores; what is more becomes `slow`.
-_SHARES = {"firmware": 300, "unix": 60, "arm": 60, "qemu": 420, "pico": 100, "host": 180}
+_SHARES = {"firmware": 300, "unix": 60, "arm": 60, "qemu": 420, "pico": 100, "host": 180,
+    "fuzz": 120,
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -64,7 +66,7 @@ def durations(ledgers: Iterable[Path]) -> dict[str, float]:
         floor = folders[1] if len(folders) > 2 else "other"
         if "[rp2_sd" in case.get("name", ""):  # the same tests on another emulator
             floor = "pico"
-        workers = _WORKERS if floor in ("host", "firmware") else 1
+        workers = _WORKERS if floor in ("host", "firmware", "fuzz") else 1
         found[floor] = found.get(floor, 0) + float(case.get("time", 0)) / workers
     return dict(sorted(found.items()))
 
