@@ -1,4 +1,4 @@
-"""Every kept input is survived, and a minute of fresh ones; `lifeboat campaign fuzz`: a million."""
+"""Every kept input is survived, and a minute of fresh ones; the campaign has a million."""
 
 import importlib.util
 import json

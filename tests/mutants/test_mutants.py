@@ -1,6 +1,7 @@
 """Each mutant of the fixed set is killed by a test, or docs/reliability.md says why it lives.
 
-`lifeboat campaign mutants` runs this: an hour and a half on two cores.
+`lifeboat campaign mutants` runs this. A mutant is tried with the tests that run its line, those of
+its module's own file first.
 """
 
 import json
@@ -12,16 +13,10 @@ import sys
 
 import pytest
 
-from . import make
+from . import cover, make
 
-FIRMWARE = make.ROOT / "tests" / "firmware"
 PAGE = make.ROOT / "docs" / "reliability.md"
-# Many files kill what their module's own does not; these do most of it.
-BROAD = (
-    "boot", "recovery", "checking", "creating", "region", "memory", "journal", "trial", "stage",
-    "update", "scrub", "owner", "report", "bounds", "attacks", "power",
-)  # fmt: skip
-SMALL = "test_power_loss.py"  # its sweeps in the smallest geometry that take seconds
+FIRST = 60  # test functions of the first round
 
 
 def explained():
@@ -29,34 +24,45 @@ def explained():
     return set(re.findall(r"^\| `([\w/]+:[\w.]+:\w+:\d+)` \|", PAGE.read_text(), re.M))
 
 
-def own_files(module):
-    """Return the test files that mirror a module."""
+def rounds(module, line):
+    """Yield lists of test functions: the likeliest killers first, then all that run the line."""
     name = module.rpartition("/")[2]
-    stem = re.sub(r"_(plain|dma|disks|copies|state)$", "", name)
-    found = [*FIRMWARE.rglob(f"test_{name}.py"), *FIRMWARE.rglob(f"test_{stem}*.py")]
-    return list(dict.fromkeys(found))
+    tests = cover.tests_of(module, line)
+    own = [test for test in tests if f"test_{name}." in test]
+    others = [test for test in tests if test not in own]
+    step = -(-len(others) // FIRST)
+    first = own + others[:: max(1, step)]
+    yield first
+    yield [test for test in tests if test not in first]
 
 
-def rounds(module):
-    """Yield lists of pytest's arguments: the likeliest killers first."""
-    own = own_files(module)
-    if own:
-        yield own
-    driver = module.startswith("drivers/")
-    every = sorted(FIRMWARE.rglob("test_*.py"))
-    if driver:
-        yield [path for path in every if path.parent.name == "drivers" and path not in own]
-    broad = [FIRMWARE / f"test_{name}.py" for name in BROAD]
-    rest = [path for path in every if path not in own and path not in broad]
-    if not driver:
-        yield [path for path in broad if path.exists() and path not in own]
-    yield [FIRMWARE / SMALL, "-k", "4k-1-4096 and not backup"]
-    yield [path for path in rest if path.name != SMALL]
+def killed_by(tests, environment, seconds):
+    """Run tests; return whether one failed, or they took so long that something hangs."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    try:
+        code = subprocess.run(
+            command,
+            cwd=make.ROOT,
+            env=environment,
+            timeout=seconds,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return True
+    assert code in (0, 1, 2, 4), f"pytest ended with {code}"
+    return code != 0  # 2 and 4: the mutant can't even be imported
+
+
+@pytest.fixture(scope="session")
+def measured():
+    cover.measure()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", make.fixed())
-def test_a_mutant_is_killed(name, tmp_path, request):
+def test_a_mutant_is_killed(name, measured, tmp_path, request):
     old, new, line = make.mutate(name)
     assert old != new
     module = name.partition(":")[0]
@@ -66,27 +72,14 @@ def test_a_mutant_is_killed(name, tmp_path, request):
     environment = dict(os.environ, LIFEBOAT_FIRMWARE=str(folder), PYTHONDONTWRITEBYTECODE="1")
     for variable in ("LIFEBOAT_CAMPAIGN", "LIFEBOAT_LEDGER", "PYTEST_XDIST_WORKER"):
         environment.pop(variable, None)
-    killer = None
-    for arguments in rounds(module):
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-        try:
-            code = subprocess.run(
-                [*command, *map(str, arguments)],
-                cwd=make.ROOT,
-                env=environment,
-                timeout=1800,  # a mutant that never ends is killed, too
-                stdout=subprocess.DEVNULL,
-                check=False,
-            ).returncode
-        except subprocess.TimeoutExpired:
-            code = 1
-        if code in (1, 2):  # a failure, or the mutant can't even be imported
-            killer = str(arguments[0])
-            break
+    killed = any(
+        tests and killed_by(tests, environment, seconds)
+        for tests, seconds in zip(rounds(module, line), (600, 1800))
+    )
     known = name in explained()
-    tally = [1, int(killer is not None), int(killer is None and known)]
+    tally = [1, int(killed), int(not killed and known)]
     request.node.user_properties.append(("mutants", json.dumps(tally)))
-    assert killer or known, f"{name} (line {line}) lives"
+    assert killed or known, f"{name} (line {line}) lives"
 
 
 def test_the_set_is_large_and_each_changes_something():
