@@ -23,8 +23,9 @@ CACHE = Path(os.environ.get("LIFEBOAT_CACHE", Path(__file__).resolve().parents[1
 
 
 class Sweep:
-    def __init__(self, nodeid):
+    def __init__(self, nodeid, node=None):
         self._nodeid = nodeid
+        self.node = node
         self._cut = None
         self._media = {}
 
@@ -80,7 +81,7 @@ def save(medium, path):
 
 @pytest.fixture
 def sweep(request):
-    return Sweep(request.node.nodeid)
+    return Sweep(request.node.nodeid, request.node)
 
 
 @pytest.hookimpl(hookwrapper=True)

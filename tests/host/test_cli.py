@@ -601,8 +601,14 @@ def test_a_foreign_process_with_our_number_is_not_ours(lifeboat, tree):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], [["host and not slow", "-n", "2"], ["not host and not slow"]]),
-        (["--slow"], [["host", "-n", "2"], ["not host"]]),
+        (
+            [],
+            [
+                ["host and not slow", "-n", "2"],
+                ["not host and not slow", "-n", "2", "--dist", "loadfile"],
+            ],
+        ),
+        (["--slow"], [["host", "-n", "2"], ["not host", "-n", "2", "--dist", "loadfile"]]),
         (["-m", "host", "-k", "name"], [["(host) and not slow", "-k", "name"]]),
         (["--slow", "-m", "qemu", "-x"], [["(qemu)", "-x"]]),
         (["-k", "name"], [["not slow", "-k", "name"]]),

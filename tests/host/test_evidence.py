@@ -10,13 +10,16 @@ from lifeboat_host.commands import test as command
 PAGE = "a claim: `test_a.py::test_one`, `test_b.py::test_two`; not named so: test_a.py::test_three"
 
 
-def ledger(path, *cases):
-    """A JUnit file; cases: (module, name, kind)."""
+def ledger(path, *cases, cuts=None):
+    """A JUnit file; cases: (module, name, kind); cuts: the tally of a sweep in the last one."""
     suite = ElementTree.Element("testsuite")
     for module, name, kind in cases:
         case = ElementTree.SubElement(suite, "testcase", classname=module, name=name)
         if kind:
             ElementTree.SubElement(case, kind)
+    if cuts:
+        told = ElementTree.SubElement(case, "properties")
+        ElementTree.SubElement(told, "property", name="power_loss", value=str(cuts))
     ElementTree.ElementTree(suite).write(path)
     return path
 
@@ -51,7 +54,7 @@ def test_the_seconds_of_each_floor_are_added_up(tmp_path):
     ):
         ElementTree.SubElement(suite, "testcase", classname=module, name="t", time=str(seconds))
     ElementTree.ElementTree(suite).write(tmp_path / "a.xml")
-    assert command.durations([tmp_path / "a.xml"]) == {"host": 4, "qemu": 6.5}
+    assert command.durations([tmp_path / "a.xml"]) == {"host": 4, "qemu": 3.25}
 
 
 def test_a_run_that_broke_off_proves_nothing(tmp_path):
@@ -60,8 +63,19 @@ def test_a_run_that_broke_off_proves_nothing(tmp_path):
     assert found == ["test_a.py::test_one", "test_b.py::test_two"]
 
 
-@pytest.mark.parametrize("proven", [True, False])
-def test_a_complete_run_fails_without_its_evidence(monkeypatch, tmp_path, capsys, proven):
+@pytest.mark.parametrize(
+    ("proven", "cuts", "code"),
+    [
+        (True, [50000, 50000, 50000, 9], 0),  # in each half of the run
+        (False, [50000, 50000, 50000, 9], 1),
+        (True, [49999, 49999, 49999, 9], 1),
+        (True, [50001, 50000, 50000, 9], 1),  # one was not reached
+        (True, None, 1),
+    ],
+)
+def test_a_complete_run_fails_without_its_evidence(
+    monkeypatch, tmp_path, capsys, proven, cuts, code
+):
     (tmp_path / "docs").mkdir()
     (tmp_path / "boards").mkdir()
     (tmp_path / "docs" / "security.md").write_text(PAGE)
@@ -72,11 +86,11 @@ def test_a_complete_run_fails_without_its_evidence(monkeypatch, tmp_path, capsys
     def pytest_run(markers, *options):
         runs.append(markers)
         path = options[-1].partition("=")[2]
-        ledger(path, *([ONE, TWO] if proven else [ONE]))
+        ledger(path, *([ONE, TWO] if proven else [ONE]), cuts=cuts)
         return 0
 
     monkeypatch.setattr(command, "_pytest", pytest_run)
-    assert command.main([]) == (0 if proven else 1)
+    assert command.main([]) == code
     assert runs == ["host and not slow", "not host and not slow"]
     assert ("test_b.py::test_two" in capsys.readouterr().out) != proven
 

@@ -24,7 +24,7 @@ BOARDS = [
 # for the long run.
 SOME = {
     "qemu_virt-signed": ("test_signed.py", "test_docs_walk.py"),
-    "qemu_sifive_u-signed": ("test_what_is_signed_runs_heals_and_comes_back",),
+    "qemu_sifive_u-signed": ("test_what_nobody_signed_does_not_run_and_does_not_come_back",),
     "qemu_virt-usb": ("test_usb.py",),
 }
 # What tells nothing of USB disks, or what they can't keep: a command takes three frames of USB,
@@ -54,7 +54,6 @@ PICO_SKIPS = {
 BIG = ("16MB", "32MB")
 LONG = (
     "test_bench.py",
-    "test_power_cuts.py",
     "test_a_blank_board_becomes_protected_and_blank_again",
     "test_a_block_that_is_blank_in_the_image_is_repaired_as_fast_as_others",
     "test_going_back_to_an_older_version_makes_it_the_newest_backup",
@@ -65,8 +64,31 @@ LONG = (
     "test_steps_keep_their_time",
     "test_the_demo_heals_every_round",
     "test_the_transfer_is_near_to_what_the_line_carries",
+    "test_a_bad_update_comes_back_by_itself",
+    "test_a_good_update_stays",
+    "test_a_trial_survives_cuts_upon_cuts",
+    "test_a_busy_application_and_the_scrubber_share_the_disk",
+    "test_a_technician_scrubs_over_mpremote",
+    "test_a_warm_reset_goes_on_and_a_cold_one_begins_anywhere",
+    "test_an_image_that_is_wrong_is_refused",
+    "test_an_update_replaces_the_older_slot_and_keeps_the_last_good_copy",
+    "test_creating_is_cut",
+    "test_damage_is_found_and_mended_on_request",
+    "test_mpremote_has_commands_of_lifeboat",
+    "test_new_code_is_sent_as_far_as_it_differs_and_backed_up",
+    "test_recovering_is_cut",
+    "test_the_disks_of_another_controller_are_adopted",
+    "test_the_policy_may_be_to_restart",
 )
-LONG_DAMAGE = ("thousand_random_bytes", "half_of_another_image")
+# On any board, for the long run.
+EVERYWHERE = (
+    "test_keys",
+    "test_mpremote_installs_the_package_whole",
+    "test_one_that_is_never_confirmed_is_gone_after_three_starts",
+    "test_provisioning",
+    "test_what_is_not_well_fails_and_says_why",
+)
+LONG_DAMAGE = ("thousand_random_bytes", "half_of_another_image", "whole_flash_erased")
 
 
 def pytest_collection_modifyitems(items):
@@ -86,6 +108,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
         if board == "qemu_virt-usb" and {item.path.name, item.originalname} & set(NOT_USB):
             item.add_marker(pytest.mark.skip(reason="not for a board with USB disks only"))
+        if item.originalname in EVERYWHERE:
+            item.add_marker(pytest.mark.slow)
         if board.startswith("qemu_sifive_u"):
             damage = getattr(params.get("damage"), "__name__", None)
             if (

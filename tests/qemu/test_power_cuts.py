@@ -1,13 +1,15 @@
-"""I4 on real device models: the board is killed at the n-th write of disks and flash, 30 times.
+"""I4 on real device models: the board is killed at the n-th write of disks and flash.
 
 Disks and flash are served by a lab that counts their writes, erases and flushes, kills QEMU at the
 n-th one, whole or half-way, and then forgets what the disks had in their caches. Every number
-of the 30 must have been reached. A Pico is cut ten times, by its emulator. A cut that was not
+must have been reached. A Pico is cut ten times, by its emulator. A cut that was not
 survived says how to do it again.
 """
 
+import json
 import os
 import random
+import shutil
 from typing import NamedTuple
 
 import pytest
@@ -18,8 +20,13 @@ from qemu.rig import MB
 
 # For each of the two tests. A campaign: LIFEBOAT_CUTS=300 ./lifeboat test --slow -k power_cuts; on
 # the emulated Pico that takes two hours, with -m pico.
-CUTS = int(os.environ.get("LIFEBOAT_CUTS", "15"))
+CAMPAIGN = os.environ.get("LIFEBOAT_CAMPAIGN") == "boards"
+CUTS = int(os.environ.get("LIFEBOAT_CUTS", "200" if CAMPAIGN else "5"))
 PICO_CUTS = int(os.environ.get("LIFEBOAT_CUTS", "5"))
+# Of the cuts after which the next power-on is cut as well: how many in a test, how many in a row.
+CHAINED = {"qemu_virt": 50, "qemu_sifive_u": 20}
+OTHERS = 10
+DEEP = 4
 KEEP = ["none", "all", "last", "random"]
 
 
@@ -92,6 +99,52 @@ def again_and_again(rig, prepare, check, step, then):
     return kinds
 
 
+def cuts_upon_cuts(sweep, rig, tmp_path, prepare, check, then=None):
+    """Cut a power-on at any operation, the next one, too, and so on, up to DEEP times; check what
+    the one that is left alone makes of it. Returns how many cuts there were, each of them reached.
+    """
+    usual = 200 if CAMPAIGN else CHAINED.get(board_of(sweep), OTHERS)
+    wanted = int(os.environ.get("LIFEBOAT_CUTS", usual))
+    scratch = tmp_path / "whole"
+    scratch.mkdir()
+    whole = rig.copy_to(scratch)
+    prepare(whole)
+    report, operations, _ = power_on(whole, then=then)
+    assert report["verdict"] == "RUN"
+    rng = random.Random(operations)
+    done = chains = 0
+    while done < wanted and chains < wanted:
+        chains += 1
+        seed = rng.random()
+        for _ in sweep.cuts([chains]):
+            lot = random.Random(seed)
+            scratch = tmp_path / f"chain{chains}"
+            scratch.mkdir()
+            victim = rig.copy_to(scratch)
+            prepare(victim)
+            sweep.shows(flash=victim.flash, **{path.stem: path for path in victim.drives})
+            left = operations
+            for _ in range(DEEP):
+                n = lot.randint(1, left)
+                torn = lot.choice((0, 700, 2048))
+                report, count, op = power_on(victim, cut_at=n, torn=torn, then=then)
+                if report:  # less was left to do
+                    break
+                assert count == n and op.number == n
+                done += 1
+                left = max(2, left - n // 2)
+            check(victim, chains)
+            shutil.rmtree(scratch)
+    assert done >= wanted or not sweep.whole
+    sweep.node.user_properties.append(("board_cuts", json.dumps([done])))
+    return done
+
+
+def board_of(sweep):
+    """The name of the board that a sweep's test runs on."""
+    return sweep.node.callspec.params["spec"]
+
+
 class Cut(NamedTuple):
     number: int
     export: str
@@ -128,6 +181,7 @@ def cut_all(sweep, rig, tmp_path, prepare, check, then=None):
         for path in [victim.flash, *victim.drives]:
             path.unlink(missing_ok=True)
     assert len(places) == CUTS
+    sweep.node.user_properties.append(("board_cuts", json.dumps([len(places)])))
     return kinds
 
 
@@ -171,6 +225,23 @@ def test_recovering_is_cut(sweep, small, tmp_path):
 
     kinds = cut_all(sweep, small, tmp_path, prepare, check)
     assert kinds & {("flash", "write"), ("flash", "program")} or not sweep.whole
+
+
+@pytest.mark.parametrize("what", ["creating", "recovering"])
+def test_cuts_upon_cuts(sweep, small, tmp_path, what):
+    def prepare(rig):
+        if what == "creating":
+            rig.make_image(2 * MB, version="2.0", seed=2)
+        else:
+            rig.damage((0, b"\xff" * rig.spec.flash_size))
+
+    def check(rig, chain):
+        report = rig.heal()
+        version = "2.0" if what == "creating" else "1.0"
+        for drive in rig.drives:
+            assert rig.copies(drive)[version] == [], (chain, report)
+
+    cuts_upon_cuts(sweep, small, tmp_path, prepare, check)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from lifeboat_host.bench import measure
 from lifeboat_host.qemu import faulty_media
 from qemu.rig import MB, pty_board
-from qemu.test_power_cuts import cut_all
+from qemu.test_power_cuts import cut_all, cuts_upon_cuts
 from qemu.test_provision import lifeboat, new_code
 
 GOOD = """
@@ -24,7 +24,11 @@ raise ValueError
 """
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "update.md"
 # A campaign: LIFEBOAT_CUTS=300 ./lifeboat test --slow -k qemu/test_update.
-CUTS = int(os.environ.get("LIFEBOAT_CUTS", "10"))
+CUTS = int(
+    os.environ.get(
+        "LIFEBOAT_CUTS", "200" if os.environ.get("LIFEBOAT_CAMPAIGN") == "boards" else "10"
+    )
+)
 
 
 @pytest.fixture(autouse=True)
@@ -236,6 +240,14 @@ def test_each_way_is_cut(sweep, armed, tmp_path, monkeypatch, way):
     check = check_either(rig, old, new.good)
     kinds = cut_all(sweep, rig, tmp_path, lambda rig: None, check, then)
     assert ("flash", "write") in kinds or ("flash", "program") in kinds or not sweep.whole
+
+
+def test_a_trial_survives_cuts_upon_cuts(sweep, armed, tmp_path):
+    """The power-on that programs the new build is cut, and the ones that go on with it."""
+    rig, new = armed
+    old = bytes(rig.good)
+    say(rig, ACCEPT)
+    cuts_upon_cuts(sweep, rig, tmp_path, lambda rig: None, check_either(rig, old, new.good))
 
 
 # The application stages what lies raw on its disk.

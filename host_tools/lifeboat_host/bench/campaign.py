@@ -61,6 +61,12 @@ CAMPAIGNS = {
         ("tests/mutants/test_mutants.py",),
         ("mutants", ("mutants", "killed", "explained"), 150),
     ),
+    "boards": Campaign(
+        "power fails at real device writes of QEMU boards, up to four times in a row",
+        9.0,
+        ("tests/qemu/test_power_cuts.py", "tests/qemu/test_update.py", "-k", "cut"),
+        ("board_cuts", ("cuts, each of them reached",), 10_000),
+    ),
     "soak": Campaign(
         "an hour of a board: an application, rot, members pulled, power cut",
         1.1,

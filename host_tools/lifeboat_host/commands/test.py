@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from lifeboat_host.base.errors import EXIT_ERROR, EXIT_OK
 _NAMED = re.compile(r"`(test_\w+)\.py::(test_\w+)`")
 _PAGE = "docs/security.md"
 _WORKERS = 2  # that share the host's tests
+CUT_POINTS = 100_000  # that the default run reaches at least
 # Seconds that a floor's tests may take by default, on two idle cores; what is more becomes `slow`.
-_SHARES = {"firmware": 300, "unix": 60, "arm": 60, "qemu": 420, "pico": 100, "host": 180,
-    "fuzz": 120,
+_SHARES = {
+    "firmware": 300, "unix": 60, "arm": 60, "qemu": 420, "pico": 100, "host": 180, "fuzz": 120,
 }  # fmt: skip
 
 
@@ -38,19 +40,41 @@ def main(arguments: Sequence[str]) -> int:
         chosen = [f"({args.markers})"] if args.markers else []
         return _pytest(" and ".join(chosen + limit), *rest)
     with tempfile.TemporaryDirectory(prefix="lifeboat-test.") as folder:
-        # The host's tests take both cores of a small machine; emulators want one to themselves.
+        # Both halves take the two cores of a small machine; a file of tests of emulators stays
+        # with one of them, for what it makes once.
         ledgers = [Path(folder, name) for name in ("host.xml", "others.xml")]
         codes = [
             _pytest(" and ".join(["host", *limit]), "-n", "2", f"--junit-xml={ledgers[0]}"),
-            _pytest(" and ".join(["not host", *limit]), f"--junit-xml={ledgers[1]}"),
+            _pytest(
+                " and ".join(["not host", *limit]),
+                *("-n", "2", "--dist", "loadfile"),
+                f"--junit-xml={ledgers[1]}",
+            ),
         ]
         missing = unproven((tree.root() / _PAGE).read_text(encoding="utf-8"), ledgers)
+        cuts = cut_points(ledgers)
         for floor, seconds in durations(ledgers).items():
             share = "" if args.slow else f" of {_SHARES[floor]}" if floor in _SHARES else ""
             print(f"{floor:10} {seconds:5.0f}{share} s")
     if missing:
         print(f"{_PAGE} names tests that did not run and pass: {', '.join(missing)}")
-    return max([*codes, EXIT_ERROR if missing else EXIT_OK])
+    planned, reached, passed, states = cuts
+    print(f"power loss: {reached:,} cut points reached, {states:,} different states")
+    short = reached < CUT_POINTS or not planned == reached == passed
+    if short:
+        print(f"that is less than {CUT_POINTS:,}, or less than was planned: {planned:,}")
+    return max([*codes, EXIT_ERROR if missing or short else EXIT_OK])
+
+
+def cut_points(ledgers: Iterable[Path]) -> list[int]:
+    """Cut points of the sweeps over power loss: planned, reached, passed; states that differ."""
+    found = [0, 0, 0, 0]
+    for case in _cases(ledgers):
+        for told in case.iter("property"):
+            if told.get("name") == "power_loss":
+                numbers = json.loads(told.get("value", "[]"))
+                found = [sum(pair) for pair in zip(found, numbers)]
+    return found
 
 
 def _pytest(markers: str, *options: str) -> int:
@@ -66,8 +90,7 @@ def durations(ledgers: Iterable[Path]) -> dict[str, float]:
         floor = folders[1] if len(folders) > 2 else "other"
         if "[rp2_sd" in case.get("name", ""):  # the same tests on another emulator
             floor = "pico"
-        workers = _WORKERS if floor in ("host", "firmware", "fuzz") else 1
-        found[floor] = found.get(floor, 0) + float(case.get("time", 0)) / workers
+        found[floor] = found.get(floor, 0) + float(case.get("time", 0)) / _WORKERS
     return dict(sorted(found.items()))
 
 
