@@ -25,7 +25,7 @@ BOARDS = [
 SOME = {
     "qemu_virt-signed": ("test_signed.py", "test_docs_walk.py"),
     "qemu_sifive_u-signed": ("test_what_nobody_signed_does_not_run_and_does_not_come_back",),
-    "qemu_virt-usb": ("test_usb.py",),
+    "qemu_virt-usb": ("test_usb.py", "test_simulator.py"),
 }
 # What tells nothing of USB disks, or what they can't keep: a command takes three frames of USB,
 # whatever its size.
