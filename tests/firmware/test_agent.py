@@ -784,3 +784,31 @@ def test_log_prints_the_journal(host, capsys):
 )
 def test_a_text_of_the_memory_is_shown_as_well_as_it_can_be(raw, shown):
     assert lifeboat.agent_disks._text(raw) == shown
+
+
+def test_no_more_frames_are_under_way_than_the_host_has_room_for(host, monkeypatch):
+    """Each acknowledgement is waited for, once the window is full, and all at the end."""
+    one = host()
+    one.call("disks")
+    told = []
+    sectors = 6 * FRAME // 512
+    monkeypatch.setattr(Line, "send", lambda self, *_: told.append("frame"))
+    monkeypatch.setattr(Line, "acknowledged", lambda self, count: told.append(count))
+    assert one.call("disk_read", "disk0", 0, sectors)[0] == {"ok": None}
+    assert told.count("frame") == 6 and sum(n for n in told if n != "frame") == 6
+    under_way = most = 0
+    for what in told:
+        under_way += 1 if what == "frame" else -what
+        most = max(most, under_way)
+    assert most == lines.FRAMES and under_way == 0
+
+
+def test_a_block_that_the_flash_did_not_take_is_not_called_right(host):
+    one = offered(host())
+    one.board.nor.fail_erase = (3,)
+    with pytest.raises(AssertionError):  # the rest of the line is the host's to throw away
+        one.call("blocks", typed=parcel(3, block_of(NEW, 3)) + END)
+    one.board.nor.fail_erase = ()
+    rest = [n for n in range(CODE_BLOCKS) if n != 3]
+    one.call("blocks", typed=b"".join(parcel(n, block_of(NEW, n)) for n in rest) + END)
+    assert one.call("finish")[0]["error"] == ["flash-verify", "3"]

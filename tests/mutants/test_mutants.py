@@ -74,7 +74,7 @@ def test_a_mutant_is_killed(name, measured, tmp_path, request):
         environment.pop(variable, None)
     killed = any(
         tests and killed_by(tests, environment, seconds)
-        for tests, seconds in zip(rounds(module, line), (600, 1800))
+        for tests, seconds in zip(rounds(module, line), (300, 900))
     )
     known = name in explained()
     tally = [1, int(killed), int(not killed and known)]

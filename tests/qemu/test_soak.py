@@ -10,6 +10,7 @@ import json
 import os
 import random
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -152,10 +153,16 @@ class Life:
             self.sum["members_absent"] += 1
         self.spoil_flash()
         self.spoil_copies(here)
-        with faulty_media.Lab(on_cut=lambda: board.kill()) as lab:
-            flash = lab.export("flash", faulty_media.FileStore(rig.flash), volatile=False)
+        with ExitStack() as stack, faulty_media.Lab(on_cut=lambda: board.kill()) as lab:
+
+            def store(path):
+                opened = faulty_media.FileStore(path)
+                stack.callback(opened.close)
+                return opened
+
+            flash = lab.export("flash", store(rig.flash), volatile=False)
             drives = [
-                lab.export(path.stem, faulty_media.FileStore(path)) if i in here else None
+                lab.export(path.stem, store(path)) if i in here else None
                 for i, path in enumerate(rig.drives)
             ]
             path, rig.flash = rig.flash, flash

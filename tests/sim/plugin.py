@@ -144,7 +144,7 @@ def pytest_runtest_logreport(report):
     if LEDGER and "PYTEST_XDIST_WORKER" not in os.environ and report.when == "call":
         entry = {
             "test": report.nodeid,
-            "passed": report.passed,
+            "passed": not report.failed,
             "seconds": round(report.duration, 1),
             **{name: json.loads(value) for name, value in report.user_properties},
         }
