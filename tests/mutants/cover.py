@@ -65,10 +65,11 @@ def _contexts(module):
     return data.contexts_by_lineno(path) if path else {}
 
 
-def tests_of(module, line):
-    """Return the test functions that run a line, as pytest's file::function, sorted."""
+def tests_of(module, lines):
+    """Return the test functions that run one of these lines, as file::function, sorted."""
     found = set()
-    for context in _contexts(module).get(line, ()):
+    known = _contexts(module)
+    for context in {context for line in lines for context in known.get(line, ())}:
         names = context.split(".")
         at = next((i for i, name in enumerate(names) if name.startswith("test_")), None)
         if at is not None and names[:2] == ["tests", "firmware"]:

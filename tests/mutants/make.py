@@ -117,7 +117,7 @@ def names(module):
 
 
 def mutate(name):
-    """Return (source without the fault, with it, line) of a mutant."""
+    """Return (source without the fault, with it, the lines of the place) of a mutant."""
     module, function, kind, n = name.split(":")
     tree, found = places(module)
     before = ast.unparse(tree)
@@ -127,17 +127,18 @@ def mutate(name):
     node, *rest = those[0]
     if kind == "order":
         i = rest[0]
-        line = node[i].lineno
+        lines = range(node[i].lineno, node[i + 1].end_lineno + 1)
         node[i], node[i + 1] = node[i + 1], node[i]
     else:
-        line = node.lineno
+        part = node.test if kind == "guard" else node
+        lines = range(part.lineno, part.end_lineno + 1)
         if kind == "guard":
             node.test = ast.Constant(False)
         elif kind == "compare":
             node.ops[0] = _TURNED[type(node.ops[0])]()
         else:
             node.op = ast.And() if isinstance(node.op, ast.Or) else ast.Or()
-    return before, ast.unparse(tree), line
+    return before, ast.unparse(tree), lines
 
 
 def choose():
@@ -157,7 +158,7 @@ if __name__ == "__main__":
         print("\n".join(choose()))
     elif sys.argv[1:2] == ["show"]:
         old, new, at = mutate(sys.argv[2])
-        print(f"line {at}")
+        print(f"line {at[0]}")
         print("\n".join(difflib.unified_diff(old.split("\n"), new.split("\n"), lineterm="", n=2)))
     else:
         raise SystemExit(__doc__)

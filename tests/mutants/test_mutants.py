@@ -24,10 +24,10 @@ def explained():
     return set(re.findall(r"^\| `([\w/]+:[\w.]+:\w+:\d+)` \|", PAGE.read_text(), re.M))
 
 
-def rounds(module, line):
+def rounds(module, lines):
     """Yield lists of test functions: the likeliest killers first, then all that run the line."""
     name = module.rpartition("/")[2]
-    tests = cover.tests_of(module, line)
+    tests = cover.tests_of(module, lines)
     own = [test for test in tests if f"test_{name}." in test]
     others = [test for test in tests if test not in own]
     step = -(-len(others) // FIRST)
@@ -63,7 +63,7 @@ def measured():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", make.fixed())
 def test_a_mutant_is_killed(name, measured, tmp_path, request):
-    old, new, line = make.mutate(name)
+    old, new, lines = make.mutate(name)
     assert old != new
     module = name.partition(":")[0]
     folder = tmp_path / "firmware"
@@ -74,12 +74,12 @@ def test_a_mutant_is_killed(name, measured, tmp_path, request):
         environment.pop(variable, None)
     killed = any(
         tests and killed_by(tests, environment, seconds)
-        for tests, seconds in zip(rounds(module, line), (300, 900))
+        for tests, seconds in zip(rounds(module, lines), (300, 900))
     )
     known = name in explained()
     tally = [1, int(killed), int(not killed and known)]
     request.node.user_properties.append(("mutants", json.dumps(tally)))
-    assert killed or known, f"{name} (line {line}) lives"
+    assert killed or known, f"{name} (line {lines[0]}) lives"
 
 
 def test_the_set_is_large_and_each_changes_something():

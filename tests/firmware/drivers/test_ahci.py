@@ -1096,3 +1096,18 @@ def test_a_disk_pulled_during_a_command_ends_it(ready, clock):
     port._after(100, port.pull)
     refuses(errno.ETIMEDOUT, device.readblocks, 0, bytearray(512))
     refuses(errno.ENODEV, device.ioctl, 1, 0)
+
+
+def test_a_part_of_a_sector_whose_port_was_taken_meanwhile_is_not_believed(ready, monkeypatch):
+    """Who has the port then uses the same buffer."""
+    device, _ = ready()
+    command = type(device)._command
+
+    def taken(self, *args):
+        command(self, *args)
+        self._live = False
+
+    monkeypatch.setattr(type(device), "_command", taken)
+    with pytest.raises(OSError) as caught:
+        device.readblocks(5, bytearray(7), 3)
+    assert caught.value.args[0] == errno.ENODEV

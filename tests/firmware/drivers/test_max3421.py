@@ -294,3 +294,26 @@ def test_an_interrupted_transfer_leaves_the_bus_free_and_nothing_behind(connect,
     spi.readinto = real
     disk.ioctl(1, 0)
     assert works(disk)
+
+
+def test_a_healthy_chip_is_not_begun_anew(connect):
+    disk, device, chip = connect()
+    resets = device.resets
+    disk.ioctl(1, 0)
+    assert device.resets == resets and len(chip.packets) < 20 and works(disk)
+
+
+@pytest.mark.parametrize(("revision", "again"), [(0x12, True), (0x13, False)])
+def test_only_older_chips_are_given_the_first_byte_again(connect, monkeypatch, revision, again):
+    disk, device, chip = connect(revision)
+    sizes = []
+    access = MAX3421E._access
+
+    def noted(self, command, buf):
+        sizes.append(len(buf))
+        return access(self, command, buf)
+
+    monkeypatch.setattr(MAX3421E, "_access", noted)
+    chip.results = [model.TIMEOUT]
+    assert works(disk)
+    assert (1 in sizes) == again

@@ -500,6 +500,12 @@ def test_a_refused_block_is_an_error(card, sd, n, response):
 
 
 @pytest.mark.parametrize("n", [1, 4])
+def test_a_block_without_an_answer_is_a_timeout(card, sd, n):
+    card.response = {2: 0xFF}
+    assert fails(sd.writeblocks, 2, FOUR[: 512 * n]) == errno.ETIMEDOUT
+
+
+@pytest.mark.parametrize("n", [1, 4])
 def test_data_damaged_on_its_way_is_noticed_by_the_card(card, sd, n):
     card.noise = {2}
     assert fails(sd.writeblocks, 2, FOUR[: 512 * n]) == errno.EIO
