@@ -123,8 +123,9 @@ def _account(name: str, campaign: Campaign, ledger: Ledger, ended: bool, as_json
     enough = sums[0] >= least
     if as_json:
         numbers = dict(zip((word.replace(" ", "_") for word in words), sums))
-        account = {"campaign": name, "tests": tests, "failed": failed, "seconds": round(seconds)}
-        print(json.dumps({**account, "least": least, **numbers}))
+        account = {"schema": 1, "campaign": name, "tests": tests, "failed": failed}
+        account |= {"seconds": round(seconds), "least": least, **numbers}
+        print(json.dumps(account))
     else:
         told = ", ".join(f"{number:,} {word}" for word, number in zip(words, sums))
         print(f"{name}: {tests} tests, {seconds / 3600:.1f} h of one core: {told}")
