@@ -440,6 +440,18 @@ def test_every_cut_is_survived(torn, keep):
             assert entry(it.drives[0], 0)["sum"] == crc32(unit_at(it.drives[0], 1))
 
 
+def test_a_disk_that_forgets_it_is_told(board):
+    """It is read back; the other member's stands, and the repair is not kept waiting."""
+    board.nor.data[0] ^= 1
+    forgetful = board.drives[0]
+    first = (forgetful.count * forgetful.size - REGION + RING) // forgetful.size
+    forgetful.lose = range(first, first + 8)
+    report = lifeboat.power_on(board)
+    assert report.runs and bytes(board.nor.data) == CODE
+    assert ["disk-lies", "disk0", "evidence"] in report.data["reasons"]
+    assert entries(forgetful) == [] and len(entries(board.drives[1])) == 1
+
+
 # --- the scrubber --------------------------------------------------------------------------
 
 

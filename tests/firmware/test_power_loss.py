@@ -3,6 +3,8 @@
 tests/sim/plugin.py runs each of these in the geometries of its matrix.
 """
 
+from errno import EIO
+
 import pytest
 
 import lifeboat
@@ -178,6 +180,45 @@ def journalled(geometry):
 @pytest.mark.power_loss(given=journalled, runs=("2.0",))
 def test_the_journal(board):
     lifeboat.power_on(board)
+
+
+# --- disks that misbehave ------------------------------------------------------------------
+
+
+def with_a_liar(geometry):
+    """The first member says that it has flushed, and has not."""
+    board = programmed(geometry)
+    board.drives[0].lies = True
+    return board
+
+
+@pytest.mark.power_loss(
+    given=with_a_liar,
+    runs=("2.0",),
+    keeps=BOTH,
+    steady=False,
+    fits=lambda geometry: geometry.members > 1,
+)
+def test_a_member_that_lies_about_flushes(board):
+    lifeboat.power_on(board)
+
+
+@pytest.mark.power_loss(given=half_programmed, runs=("2.0",), keeps=BOTH, covered=False)
+def test_reads_that_fail_now_and_then(board):
+    reads = 0
+
+    def now_and_then(op, lba, count):
+        nonlocal reads
+        reads += op == "read"
+        return EIO if op == "read" and reads % 5 == 0 else None
+
+    for disk in board.drives:
+        disk.fault = now_and_then
+    try:
+        lifeboat.power_on(board)
+    finally:
+        for disk in board.drives:
+            disk.fault = None
 
 
 # --- an update -----------------------------------------------------------------------------
