@@ -666,3 +666,27 @@ def test_a_member_that_vanishes_at_any_step_is_passed_by(states, phase, at):
     board.drives[0].fault = None
     version = judge(board, at).data["version"]
     assert version == {"stage": "2.0", "try": "2.0", "confirm": "2.0", "back": "1.0"}[phase]
+
+
+# What sweeps and fuzzing found
+
+
+def test_a_manifest_that_can_not_be_read_does_not_end_a_trial(armed):
+    """A power cut in its program, on flash with error correction: found by a sweep."""
+    at = scenarios.MANIFEST_AT
+    armed.nor.unit, armed.nor.view = 256, None
+    del armed.nor.view
+    armed.nor.done = set(range(0, len(armed.nor.data), 256)) - set(
+        range(6 * sim.ERASE, 8 * sim.ERASE, 256)
+    )
+    armed.nor.wrong = {at + 512}
+    report = lifeboat.power_on(armed)
+    assert report.verdict == "RUN" and bytes(armed.nor.data) == bytes(NEW)
+
+
+def test_a_record_of_zeros_is_no_trial():
+    """The memory keeps records without the zeros at their ends: found by fuzzing."""
+    board = updates.running_old()
+    updates.memory_of(board).add([(9, (bytes(240),))])
+    assert not updates.trying(board).open
+    assert lifeboat.power_on(board).data["reasons"] == []
