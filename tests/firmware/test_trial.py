@@ -674,7 +674,8 @@ def test_a_member_that_vanishes_at_any_step_is_passed_by(states, phase, at):
 def test_a_manifest_that_can_not_be_read_does_not_end_a_trial(armed):
     """A power cut in its program, on flash with error correction: found by a sweep."""
     at = scenarios.MANIFEST_AT
-    armed.nor.unit, armed.nor.view = 256, None
+    armed.nor.data[at:] = NEW[at:]
+    armed.nor.unit = 256
     del armed.nor.view
     armed.nor.done = set(range(0, len(armed.nor.data), 256)) - set(
         range(6 * sim.ERASE, 8 * sim.ERASE, 256)
