@@ -19,8 +19,8 @@ from pathlib import Path
 import fakes.deflate  # noqa: F401 - the agent needs it
 import lifeboat
 from fakes import board as boards
+from fakes import gpt, scenarios, signer, updates
 from fakes import memory as records
-from fakes import scenarios, signer, updates
 from fakes.scenarios import NEW, OLD
 from lifeboat import journal, lms, running, trial
 from lifeboat import line as lines
@@ -142,19 +142,37 @@ def region(data):
 
 
 def partitions(data):
-    """A partition table: MBR, GPT header and entries as they come."""
+    """A partition table: any bytes, or a good one with changes and right sums."""
+    reader = Reader(data)
     disk = RamDisk("d", 4096)
-    for lba in range(min(40, len(data) // 512 + 1)):
-        piece = data[lba * 512 : (lba + 1) * 512]
-        disk.sectors[lba] = piece + bytes(512 - len(piece))
-    if len(data) > 600 and data[0] & 1:  # with right sums
-        header = bytearray(disk.sectors[1])
-        struct.pack_into("<8sIII", header, 0, b"EFI PART", 0x10000, 92, 0)
-        struct.pack_into("<I", header, 16, crc32(header[:92]))
-        disk.sectors[1] = bytes(header)
+    if reader.number(4):
+        gpt.both(disk, [(gpt.LINUX, 64, 127), (gpt.LIFEBOAT, 256, 511)])
+        for _ in range(1 + reader.number(3)):
+            lba = reader.choice((0, 1, 2, 3, disk.count - 1))
+            disk.sectors[lba] = change(reader, disk.sectors.get(lba, bytes(512)))
+        for lba in (1, disk.count - 1):
+            _sum_table(disk, lba)
+    else:
+        rest = reader.rest
+        for lba in range(min(40, len(rest) // 512 + 1)):
+            piece = rest[lba * 512 : (lba + 1) * 512]
+            disk.sectors[lba] = piece + bytes(512 - len(piece))
     for match in (lambda *_: True, lambda *_: False):
         regions.partitions(disk, match, bytearray(4096))
-    regions.reaches(disk.sectors[0], 64, 128)
+    regions.reaches(disk.sectors.get(0, bytes(512)), 64, 128)
+    with contextlib.suppress(LifeboatError):
+        regions.find(disk, (), bytearray(4096), ())
+    assert not disk.written
+
+
+# Make the sum of a table's header right.
+def _sum_table(disk, lba):
+    header = bytearray(disk.sectors.get(lba, bytes(512)))
+    size = struct.unpack_from("<I", header, 12)[0]
+    if 16 < size <= 512:
+        struct.pack_into("<I", header, 16, 0)
+        struct.pack_into("<I", header, 16, crc32(header[:size]))
+    disk.sectors[lba] = bytes(header)
 
 
 def memory(data):
