@@ -165,6 +165,7 @@ BAD = {
     "mirror size": header(mirror=32768),
     "header size": header(size=512),
     "no epoch": header(epoch=0),
+    "an epoch that no chip lives to see": header(epoch=1 << 31),
     "crc": header()[:255] + b"\0",
     "magic": by_hand.sealed(b"LBMEMORX" + header()[8:252]),
     "uid size": by_hand.sealed(header()[:32] + b"\x21" + header()[33:252]),
