@@ -3,6 +3,7 @@
 import struct
 from binascii import crc32
 from errno import EIO
+from types import SimpleNamespace
 
 import pytest
 
@@ -352,3 +353,15 @@ def test_a_scrubber_that_only_reports_leaves_it(board):
         scrubber.step(5)
     assert sim.get(disk, record_at(disk) + 4096, SIZE) == bad
     assert ["parity-bad", "disk0", ""] in report.data["reasons"]
+
+
+@pytest.mark.parametrize(("groups", "room"), [(960, True), (961, False)])
+def test_a_record_has_room_for_so_many_groups(groups, room):
+    """format.md section 3, "Parity": the sums of all groups stand in one unit."""
+    region = SimpleNamespace(
+        block_at=lambda slot, block, size: 69632 + block * size,
+        slot_at=lambda slot: slot * (1 << 40),
+    )
+    copy = SimpleNamespace(member=SimpleNamespace(region=region), slot=0)
+    manifest = SimpleNamespace(block_size=4096, block_count=16 * groups)
+    assert parity.Parity(copy, manifest).room == room
