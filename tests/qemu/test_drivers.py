@@ -437,14 +437,16 @@ def test_a_write_that_a_start_interrupts_is_not_reported_as_done(rig):
     with faulty_media.Lab() as lab:
         export = lab.export("disk", faulty_media.FileStore(rig.blank_disk(16 * MB)))
         with Console(rig, [export]) as console:
-            held = export.hold("write", seconds=2, span=(MB, 2 * MB))
+            held = export.hold("write", seconds=5, span=(MB, 2 * MB), times=1)
+            # Not before the host has the write, however busy it is.
             assert console.run(
-                "import micropython\n"
+                "import micropython, time\n"
                 "w = bytearray(b'late' * 128)\n"
-                "def start(left):\n"
-                "    if left: micropython.schedule(start, left - 1)\n"
+                "def start(since):\n"
+                "    if time.ticks_diff(time.ticks_ms(), since) < 1500:\n"
+                "        micropython.schedule(start, since)\n"
                 "    else: board.start()\n"
-                "start(40)\n"
+                "start(time.ticks_ms())\n"
                 "print(result(d.writeblocks, 2048, w))"
             ) == ["ENODEV"]
             assert held.hits == 1
