@@ -15,14 +15,14 @@ OLD, NEW = scenarios.OLD, scenarios.NEW
 DIFFERENT = 7  # blocks, the manifest's with them
 
 
-def manifest_of(image):
-    """Return the manifest of an image of sim.image()."""
-    at = len(image) - sim.ERASE
+def manifest_of(image, size=sim.ERASE):
+    """Return the manifest of an image with blocks of that size."""
+    at = len(image) - size
     return bytes(image[at : at + struct.unpack_from("<I", image, at + 12)[0]])
 
 
-def block_of(image, block):
-    return bytes(image[block * sim.ERASE : (block + 1) * sim.ERASE])
+def block_of(image, block, size=sim.ERASE):
+    return bytes(image[block * size : (block + 1) * size])
 
 
 def running_old(old=OLD, **kwargs):
@@ -35,11 +35,11 @@ def running_old(old=OLD, **kwargs):
 
 def stage_new(board, image=NEW, arm=True, **kwargs):
     """Stage an image as an application does; returns the Stage."""
-    staged = stage.Stage(board, manifest_of(image), **kwargs)
+    staged = stage.Stage(board, manifest_of(image, board.BLOCK_SIZE), **kwargs)
     for _ in staged.gather():
         pass
     for block in staged.needed:
-        staged.put(block, block_of(image, block))
+        staged.put(block, block_of(image, block, board.BLOCK_SIZE))
     staged.commit()
     if arm:
         staged.arm()

@@ -9,10 +9,9 @@ import pytest
 
 import lifeboat
 from fakes import board as boards
-from lifeboat import partitioning, running, stage, trial, update
-from lifeboat.codeflash import CodeFlash
+from fakes import updates
+from lifeboat import partitioning, running, trial, update
 from lifeboat.scrub import REPAIR, Scrubber
-from lifeboat.trust import Trust
 from sim import oracle
 from sim.disk import RamDisk
 from sim.plugin import image_of
@@ -65,20 +64,6 @@ def spoil_copy(disk, slot, block, size):
     boards.put(disk, at, b"rot!" * (disk.size // 4))
 
 
-def stage_new(board, geometry):
-    """Stage version 2.0 and arm it, as an application does."""
-    image = image_of(geometry, "2.0")
-    size = geometry.erase
-    raw = bytes(image[-size:])
-    staged = stage.Stage(board, raw[: int.from_bytes(raw[12:16], "little")])
-    for _ in staged.gather():
-        pass
-    for block in staged.needed:
-        staged.put(block, bytes(image[block * size : (block + 1) * size]))
-    staged.commit()
-    staged.arm()
-
-
 # --- backup and recovery -------------------------------------------------------------------
 
 
@@ -114,13 +99,13 @@ def test_the_recovery_of_all_code(board):
     lifeboat.power_on(board)
 
 
-def half_programmed(geometry):
+def with_a_bad_block(geometry):
     board = ran(geometry, "1.0", "2.0")
     spoil(board, 1)
     return board
 
 
-@pytest.mark.power_loss(given=half_programmed, runs=("2.0",))
+@pytest.mark.power_loss(given=with_a_bad_block, runs=("2.0",))
 def test_the_repair_of_a_block(board):
     lifeboat.power_on(board)
 
@@ -203,7 +188,7 @@ def test_a_member_that_lies_about_flushes(board):
     lifeboat.power_on(board)
 
 
-@pytest.mark.power_loss(given=half_programmed, runs=("2.0",), keeps=BOTH, covered=False)
+@pytest.mark.power_loss(given=with_a_bad_block, runs=("2.0",), keeps=BOTH, covered=False)
 def test_reads_that_fail_now_and_then(board):
     reads = 0
 
@@ -235,7 +220,7 @@ def running_old(geometry):
 def armed(geometry):
     board = running_old(geometry)
     board.supply(Power())
-    stage_new(board, geometry)
+    updates.stage_new(board, image_of(geometry, "2.0"))
     trial.staging = False
     return board
 
@@ -248,7 +233,7 @@ def tried(geometry):
 
 def taken_back(geometry):
     board = tried(geometry)
-    memory_of(board, trial.Trial).turn("rejected")
+    updates.trying(board).turn("rejected")
     return board
 
 
@@ -259,14 +244,9 @@ def spent(geometry):
     return board
 
 
-def memory_of(board, kind=lambda memory: memory):
-    memory = Trust(board, CodeFlash(board.flash(), board.BLOCK_SIZE)).recall().memory
-    return kind(memory)
-
-
 @pytest.mark.power_loss(given=running_old, **UPDATE)
 def test_staging(board):
-    stage_new(board, board.GEOMETRY)
+    updates.stage_new(board, image_of(board.GEOMETRY, "2.0"))
 
 
 @pytest.mark.power_loss(given=armed, **UPDATE)
@@ -332,7 +312,7 @@ def full_memory(geometry):
     board.supply(Power())
     for n in range(200):
         kept = bytes(board.chip.data), set(board.chip.done), board.chip.erases
-        memory_of(board).add([(4, (bytes([n]) * 32,))])  # a rejected build
+        updates.memory_of(board).add([(4, (bytes([n]) * 32,))])  # a rejected build
         if board.chip.erases != kept[2]:
             board.chip.data[:], board.chip.done = kept[0], kept[1]
             return board
@@ -343,7 +323,7 @@ def full_memory(geometry):
     given=full_memory, runs=("2.0",), fits=lambda geometry: geometry.memory == "chip"
 )
 def test_a_memory_that_begins_anew(board):
-    memory_of(board).add([(4, (b"r" * 32,))])
+    updates.memory_of(board).add([(4, (b"r" * 32,))])
 
 
 def blank_disks(geometry):

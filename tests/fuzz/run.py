@@ -25,7 +25,7 @@ def corpus(target):
     """Return the kept inputs of a target."""
     path = HERE / "corpus" / f"{target}.txt"
     lines = path.read_text().split() if path.exists() else []
-    return [bytes.fromhex(line) for line in lines if line != "-"]
+    return [bytes.fromhex(line) for line in lines]
 
 
 def fuzz(target, arguments):

@@ -340,6 +340,15 @@ def _bases():
     ]
 
 
+def _machine(reader):
+    flash, chip, media = reader.choice(_bases())
+    board = boards.SimBoard(bytearray(flash), remembers="nothing")
+    board.chip.data[:] = chip
+    for disk, held in zip(board.drives, media):
+        disk.sectors = dict(held)
+    return board
+
+
 _KNOWN = {
     (at // boards.ERASE, bytes(image[at : at + boards.ERASE]))
     for image in (OLD, NEW)
@@ -361,11 +370,7 @@ def power_on(data):
     The memory is the controller's own, and whole.
     """
     reader = Reader(data)
-    flash, chip, media = reader.choice(_bases())
-    board = boards.SimBoard(bytearray(flash), remembers="nothing")
-    board.chip.data[:] = chip
-    for disk, held in zip(board.drives, media):
-        disk.sectors = dict(held)
+    board = _machine(reader)
     kind = reader.number(4)
     if kind & 1:
         _hurt_flash(reader, board)
@@ -450,11 +455,7 @@ def _hurt_disk(reader, disk):
 def torn_power_on(data):
     """The same, and a power cut in it; the next power-on makes it right."""
     reader = Reader(data)
-    flash, chip, media = reader.choice(_bases())
-    board = boards.SimBoard(bytearray(flash), remembers="nothing")
-    board.chip.data[:] = chip
-    for disk, held in zip(board.drives, media):
-        disk.sectors = dict(held)
+    board = _machine(reader)
     if reader.number(2):
         block = reader.number(6)
         board.nor.data[block * boards.ERASE + reader.number(boards.ERASE)] ^= 1 + reader.number(

@@ -225,13 +225,13 @@ def test_the_oracle_finds_what_is_lost(first_backup):
 
 
 def test_a_failed_sweep_says_how_to_do_just_that_cut_again(tmp_path):
-    """A fault put into the firmware: it flushes nothing."""
+    """A fault in the firmware: blocks are not flushed before the record that commits them."""
     folder = tmp_path / "firmware"
     subprocess.run(["cp", "-r", ROOT / "firmware", folder], check=True)
-    path = folder / "lifeboat" / "records.py"
-    text, flush = path.read_text(), "    def flush(self):\n"
+    path = folder / "lifeboat" / "creating.py"
+    text, flush = path.read_text(), "    region.flush()\n"
     assert text.count(flush) == 1
-    path.write_text(text.replace(flush, f"{flush}        return\n"))
+    path.write_text(text.replace(flush, ""))
     environment = dict(
         os.environ, LIFEBOAT_FIRMWARE=str(folder), LIFEBOAT_CACHE=str(tmp_path), LIFEBOAT_CUT=""
     )

@@ -153,7 +153,7 @@ class Rig:
         self.drives.append(path)
         return path
 
-    def board(self, drives=None, **kwargs):
+    def board(self, drives=None, flash=None, **kwargs):
         """The board with these media, off."""
         drives = self.drives if drives is None else drives
         if self.small:
@@ -161,7 +161,7 @@ class Rig:
                 pytest.skip("this emulator takes disks in files only")
             if "icount" in kwargs:
                 pytest.skip("this emulator does not count instructions")
-        return make(self.flash, drives, spec=self.spec, **kwargs)
+        return make(flash or self.flash, drives, spec=self.spec, **kwargs)
 
     def power_on(self, drives=None, app=True, **kwargs):
         """One power-on up to the application or the prompt; its report, and the console."""

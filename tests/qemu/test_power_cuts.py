@@ -40,11 +40,7 @@ def power_on(rig, cut_at=None, torn=0, then=None):
     with faulty_media.Lab(cut_at=cut_at, torn=torn, on_cut=lambda: board.kill()) as lab:
         flash = lab.export("flash", faulty_media.FileStore(rig.flash), volatile=False)
         drives = [lab.export(p.stem, faulty_media.FileStore(p)) for p in rig.drives]
-        path, rig.flash = rig.flash, flash
-        try:
-            board = rig.board(drives)
-        finally:
-            rig.flash = path
+        board = rig.board(drives, flash)
         try:
             with board:
                 report = board.power_on_report()

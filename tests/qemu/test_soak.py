@@ -165,11 +165,7 @@ class Life:
                 lab.export(path.stem, store(path)) if i in here else None
                 for i, path in enumerate(rig.drives)
             ]
-            path, rig.flash = rig.flash, flash
-            try:
-                board = rig.board(drives)
-            finally:
-                rig.flash = path
+            board = rig.board(drives, flash)
             try:
                 with board:
                     report = board.power_on_report()

@@ -44,18 +44,21 @@ class Geometry(NamedTuple):
         return -(-64 * self.page // self.erase) * self.erase
 
     @property
+    def memory_blocks(self):
+        """Blocks of the code flash that are the memory."""
+        return 2 * self.mirror // self.erase if self.memory == "flash" else 0
+
+    @property
     def total(self):
         """Blocks of the code flash: code, two that are blank, memory and manifest."""
-        memory = 2 * self.mirror // self.erase if self.memory == "flash" else 0
-        return self.code + 2 + memory + 1
+        return self.code + 2 + self.memory_blocks + 1
 
     def image(self, seed, version):
         """Return a build; its first block is the same in all."""
-        memory = 2 * self.mirror // self.erase if self.memory == "flash" else 0
         common = boards.noise(0, self.erase)
         code = common + boards.noise(seed, (self.code - 1) * self.erase)
         flash = bytearray(code + b"\xff" * ((self.total - self.code) * self.erase))
-        raw = boards.manifest(code, self.erase, version=version, memory=memory)
+        raw = boards.manifest(code, self.erase, version=version, memory=self.memory_blocks)
         at = (self.total - 1) * self.erase
         flash[at : at + len(raw)] = raw
         return flash

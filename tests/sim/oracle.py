@@ -19,7 +19,7 @@ class Rules(NamedTuple):
     in it. keeps: versions of which each member that held one whole, before, holds one at any
     time. steady: whether a power-on after the next one changes nothing. covered: whether each
     member holds the running version after the next one. outside: sectors that nobody may change,
-    as {LBA: bytes} for each disk. told: reasons that may be reported, None: any.
+    as {LBA: bytes} for each disk.
     """
 
     images: dict
@@ -27,7 +27,6 @@ class Rules(NamedTuple):
     steady: bool = True
     covered: bool = True
     outside: tuple = ()
-    told: frozenset | None = None
 
 
 def region(disk):
@@ -110,10 +109,7 @@ def after(rules, board, report, held):
     version = data["version"]
     assert version in rules.images, f"{version} runs"
     image = rules.images[version]
-    content = bytes(board.nor.data)
-    memory = [at for at, length in _memory(image, board)]
-    assert _without(content, memory, board) == _without(image, memory, board), "flash"
-    assert rules.told is None or set(codes) <= rules.told, codes
+    assert _code(board.nor.data, image, board) == _code(image, image, board), "flash"
     for disk, had in zip(board.drives, held):
         copies = whole_copies(disk)
         if rules.covered and not disk.lies:
@@ -125,13 +121,8 @@ def after(rules, board, report, held):
             assert disk.sectors.get(lba) == content, f"{disk.name}: LBA {lba} is not lifeboat's"
 
 
-# Where the memory lies in an image that leaves room for one: (offset, length).
-def _memory(image, board):
-    blocks = struct.unpack_from("<H", image, len(image) - board.BLOCK_SIZE + 104)[0]
-    if blocks:
-        length = blocks * board.BLOCK_SIZE
-        yield len(image) - board.BLOCK_SIZE - length, length
-
-
-def _without(content, memory, board):
-    return content[: memory[0]] + content[-board.BLOCK_SIZE :] if memory else content
+# A flash without the memory for which an image leaves room.
+def _code(content, image, board):
+    size = board.BLOCK_SIZE
+    memory = struct.unpack_from("<H", image, len(image) - size + 104)[0] * size
+    return bytes(content[: len(image) - size - memory] + content[len(image) - size :])
