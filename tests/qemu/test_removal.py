@@ -15,25 +15,27 @@ from qemu.test_update import ACCEPT, CONFIRM, armed, say  # noqa: F401 - a fixtu
 
 pytestmark = pytest.mark.sata
 AT = [1, 12]  # the how manieth operation, of those that count
+CHANGES = ("write", "flush")
 
 
-def with_pulled(rig, pulled, counts, at, act):
-    """Run act(board, begin), and pull a member at its at-th operation that counts after begin().
+def with_pulled(rig, pulled, ops, at, act, span=None):
+    """Run act(board, begin); pull a member at its at-th operation of these names after begin().
 
-    counts(op) -> whether an operation does. Returns what act returns.
+    span: only operations that touch these bytes count. The operation is held until the member is
+    gone, however busy the host is. Returns what act returns.
     """
-    over, begun = threading.Event(), []
+    over = threading.Event()
+    held = []
 
     def watch():
         while not over.wait(0.001):
-            log = [op for op in list(lab.log) if op.export == member.name and counts(op)]
-            if begun and len(log) >= begun[0] + at:
+            if held and held[0].hits:
                 member.vanish()
-                begun.append("pulled")
+                held[0].release()
                 return
 
     def begin():
-        begun.append(sum(op.export == member.name and counts(op) for op in list(lab.log)))
+        held.append(member.hold(*ops, seconds=20, span=span, after=at - 1, times=1))
 
     with faulty_media.Lab() as lab:
         exports = [lab.export(path.stem, faulty_media.FileStore(path)) for path in rig.drives]
@@ -46,16 +48,8 @@ def with_pulled(rig, pulled, counts, at, act):
             finally:
                 over.set()
                 watcher.join()
-    assert begun[1:] == ["pulled"], f"there were less than {at} such operations"
+    assert held[0].hits == 1, f"there were less than {at} such operations"
     return answer
-
-
-def is_change(op):
-    return op.name in ("write", "flush")
-
-
-def is_long_read(op):
-    return op.name == "read" and op.size >= 8192
 
 
 def started(board, begin):
@@ -68,7 +62,7 @@ def started(board, begin):
 @pytest.mark.parametrize("at", AT)
 def test_while_a_backup_is_made(rig2, at):
     rig2.make_image(2 * MB, version="2.0", seed=2)
-    report = with_pulled(rig2, 1, is_change, at, started)
+    report = with_pulled(rig2, 1, CHANGES, at, started)
     assert report["verdict"] in ("RUN", "RUN_DEGRADED")
     assert rig2.copies(rig2.drives[0])["2.0"] == []
     assert [] in rig2.copies(rig2.drives[1]).values()  # I2
@@ -79,7 +73,9 @@ def test_while_a_backup_is_made(rig2, at):
 @pytest.mark.parametrize("at", AT)
 def test_while_code_is_recovered_from_it(rig2, at):
     rig2.damage((0, b"\xff" * rig2.memory_range[0]))
-    report = with_pulled(rig2, 0, is_long_read, at, started)
+    first = rig2.block_place(rig2.drives[0], 0)
+    span = first, first + 2 * MB
+    report = with_pulled(rig2, 0, ("read",), at, started, span)
     assert report["verdict"] in ("RUN", "RUN_DEGRADED") and rig2.content() == rig2.good
     assert {disk for _, _, disk in report["repaired"]} <= set(map(rig2.disk_name, (0, 1)))
     rig2.heal()
@@ -101,7 +97,7 @@ def test_while_a_build_is_confirmed(armed, at):  # noqa: F811
         begin()
         return board.run(CONFIRM, 300)
 
-    out, error = with_pulled(rig, 1, is_change, 1 + at // 12, confirm)
+    out, error = with_pulled(rig, 1, CHANGES, 1 + at // 12, confirm)
     assert not error, out + error
     report, _ = rig.power_on()
     assert (report["verdict"], report["version"]) == ("RUN", "2.0")
